@@ -1,0 +1,43 @@
+"""The formulas of the papers, each defined once: torch tensors in, torch tensors out.
+
+Symbols (shapes are batch-first; A = number of actions, B = batch size):
+
+=========  ==========  ==============================================================================
+``q``      (..., A)    Q(s, a), action values
+``rho``    (A,)        rho(a), the action prior; given as ``log_prior`` wherever it may be very small
+``beta``   scalar      inverse temperature in [0, inf]: 0 follows the prior, inf is the hard maximum
+``pi``     (..., A)    pi(a|s) = rho(a) exp(beta Q(s, a)) / Z, Eq. (8); given as ``log_probs``
+``V``      (...)       V(s) = 1/beta log sum_a rho(a) exp(beta Q(s, a)), the soft value
+=========  ==========  ==============================================================================
+
+Equation numbers refer to Grau-Moya, Leibfried & Vrancx, "Soft Q-Learning with Mutual-Information
+Regularization", ICLR 2019, unless another paper is named.
+"""
+
+from sb3_mirl.maths.prior import floored_log_prior, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.soft import (
+    action_scores,
+    boltzmann_log_probs,
+    entropy_bonus,
+    kl_to_prior,
+    mutual_information,
+    soft_q_target,
+    soft_value,
+)
+from sb3_mirl.maths.temperature import inverse_loss_beta, linear_beta
+
+__all__ = [
+    "action_scores",
+    "boltzmann_log_probs",
+    "entropy_bonus",
+    "floored_log_prior",
+    "inverse_loss_beta",
+    "kl_to_prior",
+    "linear_beta",
+    "mixed_with_uniform",
+    "mutual_information",
+    "soft_q_target",
+    "soft_value",
+    "uniform_log_prior",
+    "update_prior",
+]

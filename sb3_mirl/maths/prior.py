@@ -1,0 +1,74 @@
+"""The action prior rho and its updates, on the simplex."""
+
+import math
+
+import torch as th
+
+
+def uniform_log_prior(n_actions: int) -> th.Tensor:
+    """
+    log rho of the uniform prior, rho(a) = 1/|A|.
+
+    :param n_actions: number of actions |A| >= 1
+    :return: (A,) float64
+    :raises ValueError: if there is no action
+    """
+    if n_actions < 1:
+        raise ValueError(f"A prior needs at least one action, got n_actions={n_actions}.")
+    return th.full((n_actions,), -math.log(n_actions), dtype=th.float64)
+
+
+def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
+    """
+    rho <- (1 - alpha_rho) rho + alpha_rho pi(.|s), Eq. (11), for B policies applied one after the other.
+
+    In closed form: rho (1 - alpha)^B + alpha sum_i (1 - alpha)^(B - i) pi_i, i = 1..B.
+
+    :param prior: (A,) rho(a)
+    :param probs: (B, A) or (A,) pi(a|s) in the order of application
+    :param lr: alpha_rho in [0, 1], per policy
+    :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
+    :raises ValueError: if the shapes do not match or the rate is outside [0, 1]
+    """
+    if not 0 <= lr <= 1:
+        raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr}.")
+    probs = th.atleast_2d(probs).to(prior.dtype)
+    if prior.dim() != 1 or probs.dim() != 2 or probs.shape[1] != prior.shape[0]:
+        raise ValueError(f"prior must be (A,) and probs (B, A), got {tuple(prior.shape)} and {tuple(probs.shape)}.")
+    n = probs.shape[0]
+    decay = (1 - lr) ** th.arange(n - 1, -1, -1, dtype=prior.dtype, device=prior.device)  # (B,)
+    return (1 - lr) ** n * prior + lr * (decay @ probs)
+
+
+def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor:
+    """
+    (1 - w) rho(a) + w / |A|: no action becomes rarer than w / |A| (the remedy of section 7).
+
+    :param prior: (A,) rho(a)
+    :param weight: w in [0, 1]
+    :return: (A,)
+    :raises ValueError: if the weight is outside [0, 1]
+    """
+    if not isinstance(weight, th.Tensor) and not 0 <= weight <= 1:
+        raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight}.")
+    return (1 - weight) * prior + weight / prior.shape[-1]
+
+
+def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
+    """
+    log rho(a) after mixing in just enough of the uniform distribution that rho(a) >= floor.
+
+    Zero is absorbing for Eq. (11) followed by Eq. (8): an action whose prior has died is never chosen again.
+
+    :param prior: (A,) rho(a), summing to 1
+    :param floor: least probability of an action, in [0, 1/|A|]
+    :return: (A,) log-probabilities; summing to 1 as probabilities
+    :raises ValueError: if the floor is outside [0, 1/|A|]
+    """
+    n_actions = prior.shape[-1]
+    if not 0 <= floor <= 1 / n_actions:
+        raise ValueError(f"The prior's floor must be in [0, 1/{n_actions}] for {n_actions} actions, got {floor}.")
+    # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor
+    lowest = prior.min()
+    weight = ((floor - lowest) / (1 / n_actions - lowest).clamp(min=1e-300)).clamp(0, 1)
+    return mixed_with_uniform(prior, weight).log()

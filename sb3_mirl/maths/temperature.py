@@ -1,0 +1,33 @@
+"""Rules for the inverse temperature beta."""
+
+import torch as th
+
+
+def linear_beta(step: int, slope: float) -> float:
+    """
+    beta_i = max(c i, c), the schedule of Fox et al. 2016 used in section 4.1; the maximum avoids beta = 0 at i = 0.
+
+    :param step: i, environment steps since the start of training (never reset)
+    :param slope: c > 0, per environment step
+    :return: beta
+    :raises ValueError: if the step is negative or the slope not positive
+    """
+    if not slope > 0 or step < 0:
+        raise ValueError(f"linear_beta needs step >= 0 and slope > 0, got step={step}, slope={slope}.")
+    return max(slope * step, slope)
+
+
+def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: float = th.inf) -> th.Tensor:
+    """
+    beta <- (1 - alpha_beta) beta + alpha_beta / L, line 8 of Algorithm 1 (Leibfried et al. 2018).
+
+    :param beta: scalar, the current inverse temperature
+    :param loss: scalar, L(theta, rho) of the minibatch before the gradient step
+    :param lr: alpha_beta in [0, 1], per gradient update
+    :param max_beta: cap of 1/L, so that beta stays finite when the loss reaches 0
+    :return: scalar, of the dtype of ``beta``
+    :raises ValueError: if the rate is outside [0, 1]
+    """
+    if not 0 <= lr <= 1:
+        raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr}.")
+    return (1 - lr) * beta + lr * loss.to(beta.dtype).reciprocal().clamp(max=max_beta)
