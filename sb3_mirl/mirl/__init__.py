@@ -1,0 +1,5 @@
+from sb3_mirl.mirl.callbacks import PriorCallback
+from sb3_mirl.mirl.mirl import MIRL
+from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+__all__ = ["MIRL", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "PriorCallback"]

@@ -1,0 +1,125 @@
+"""The callback that folds the policy into the prior and keeps the prior's record."""
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, mutual_information, update_prior
+
+if TYPE_CHECKING:
+    from sb3_mirl.mirl.mirl import MIRL
+
+
+class PriorCallback(BaseCallback):
+    """
+    Updates MIRL's prior once per environment step and records its course. ``MIRL.learn`` attaches one by itself;
+    pass your own to choose its arguments or to keep its history.
+
+    Each call of ``env.step`` folds pi(.|s) of every sub-environment into rho by Eq. (11), pi being the policy of the
+    online network at the state in which the action was chosen, exploratory actions included. Nothing happens while
+    actions are still random (``learning_starts``).
+
+    :param max_points: most points of the history; when it is full, every other point is dropped and the interval
+        between points doubles
+    :param window: states from which I(S; A) is estimated: the most recent ones
+    :param verbose: as in SB3
+    :raises ValueError: if ``max_points`` or ``window`` is not positive
+    """
+
+    def __init__(self, max_points: int = 2000, window: int = 1000, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        if max_points < 2 or window < 1:
+            raise ValueError(f"PriorCallback needs max_points >= 2 and window >= 1, got {max_points} and {window}.")
+        self.max_points = max_points
+        self.window = window
+        self.interval = 1  # calls of env.step between two points of the history
+        self._points: list[tuple[int, np.ndarray, float, float, float]] = []
+        self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
+        self._n_folded = 0
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """
+        ``timesteps`` (T,), ``prior`` (T, A), ``beta`` (T,), ``beta_max_q`` (T,), the mean over environments of
+        beta max_a Q(s, a), and ``mutual_information`` (T,) in nats.
+        """
+        names = ("timesteps", "prior", "beta", "beta_max_q", "mutual_information")
+        columns = zip(*self._points, strict=True) if self._points else ((),) * len(names)
+        return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Writes the history and the actions' names (``actions``) as npz.
+
+        :param path: file name; directories are made
+        """
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        np.savez_compressed(path, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ..."""
+        n_actions = self._mirl.policy.log_prior.shape[0]
+        names: list[str] = []
+        # asked first, because a missing method kills the worker of a SubprocVecEnv
+        if self.training_env.has_attr("get_action_meanings"):
+            (names,) = self.training_env.env_method("get_action_meanings", indices=[0])
+        return list(names) if len(names) == n_actions else [f"action_{i}" for i in range(n_actions)]
+
+    @property
+    def _mirl(self) -> "MIRL":
+        return cast("MIRL", self.model)
+
+    def _on_training_start(self) -> None:
+        self._log_names = self.action_names
+        tags = [f"prior/{name}" for name in self._log_names]
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat) and output.writer is not None:
+                output.writer.add_custom_scalars({"MIRL": {"prior": ["Multiline", tags]}})
+
+    def _on_step(self) -> bool:
+        q = self._mirl._rollout_q
+        if q is not None:
+            self._fold(q)
+            if self.n_calls % self.interval == 0:
+                self._record(q)
+        return True
+
+    def _fold(self, q: th.Tensor) -> None:
+        policy, model = self._mirl.policy, self._mirl
+        log_probs = boltzmann_log_probs(q, policy.log_prior, policy.beta)  # (n_envs, A)
+        prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
+        if model.prior_lr > 0:
+            policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
+        if self._recent is None or self._recent.device != q.device:
+            self._recent, self._n_folded = log_probs.new_empty(max(self.window, len(q)), q.shape[1]), 0
+        rows = (self._n_folded + th.arange(len(log_probs), device=q.device)) % len(self._recent)
+        self._recent[rows] = log_probs
+        self._n_folded += len(log_probs)
+
+    def mutual_information(self) -> float:
+        """I(S; A) in nats over the most recent states, NaN before the first."""
+        if self._recent is None:
+            return float("nan")
+        return mutual_information(self._recent[: self._n_folded]).item()
+
+    def _record(self, q: th.Tensor) -> None:
+        model = self._mirl
+        beta_max_q = model.beta * q.amax(-1).mean().item()
+        self._points.append((self.num_timesteps, model.prior, model.beta, beta_max_q, self.mutual_information()))
+        if len(self._points) > self.max_points:
+            self._points = self._points[1::2]
+            self.interval *= 2
+
+    def log(self) -> None:
+        """Records ``prior/<action>``, ``prior/entropy`` (nats) and ``prior/mutual_information`` (nats)."""
+        prior = self._mirl.prior
+        for name, probability in zip(self._log_names, prior, strict=True):
+            self.logger.record(f"prior/{name}", float(probability), exclude="stdout")
+        self.logger.record("prior/entropy", float(-(prior * np.log(prior.clip(1e-300))).sum()))
+        if self._recent is not None:
+            self.logger.record("prior/mutual_information", self.mutual_information())

@@ -1,0 +1,62 @@
+"""DQN's policies with an action prior and an inverse temperature."""
+
+from typing import cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn import policies as dqn
+
+from sb3_mirl.maths import action_scores, uniform_log_prior
+
+
+class SoftQPolicy(dqn.DQNPolicy):
+    """
+    DQN's policy that acts by argmax_a [log rho(a) + beta Q(s, a)] (section 4.1 of the MIRL paper).
+
+    ``log_prior`` and ``beta`` are buffers: they move between devices, are saved and loaded with the network, and a
+    policy loaded alone acts like the model that saved it. Adam, the default optimiser, gets ``eps=1.5e-4`` and its
+    fused implementation unless ``optimizer_kwargs`` say otherwise. The other parameters are those of SB3's policies.
+    """
+
+    log_prior: th.Tensor  # (A,) log rho(a), float64: float32 loses an action after 103 e-folds
+    beta: th.Tensor  # scalar, inverse temperature
+    action_counts: th.Tensor  # (A,) executed actions, for marginal exploration
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if issubclass(self.optimizer_class, th.optim.Adam):
+            self.optimizer_kwargs = {"eps": 1.5e-4, "fused": True, **self.optimizer_kwargs}
+        super()._build(lr_schedule)
+        n_actions = int(cast(spaces.Discrete, self.action_space).n)
+        self.register_buffer("log_prior", uniform_log_prior(n_actions))
+        self.register_buffer("beta", th.ones((), dtype=th.float64))
+        self.register_buffer("action_counts", th.zeros(n_actions, dtype=th.float64))
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(A,) rho(a), summing to 1."""
+        return self.log_prior.softmax(-1).cpu().numpy()
+
+    def greedy_actions(self, q: th.Tensor) -> th.Tensor:
+        """
+        argmax_a pi(a|s), Eq. (8), for given action values.
+
+        :param q: (B, A) Q(s, a)
+        :return: (B,) actions
+        """
+        return action_scores(q, self.log_prior, self.beta).argmax(-1)
+
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        return self.greedy_actions(self.q_net(obs))
+
+
+MlpPolicy = SoftQPolicy
+
+
+class CnnPolicy(SoftQPolicy, dqn.CnnPolicy):
+    """:class:`SoftQPolicy` for images: features from SB3's ``NatureCNN``."""
+
+
+class MultiInputPolicy(SoftQPolicy, dqn.MultiInputPolicy):
+    """:class:`SoftQPolicy` for dictionary observations: features from SB3's ``CombinedExtractor``."""

@@ -1,0 +1,402 @@
+"""Soft Q-learning as an SB3 algorithm."""
+
+import math
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_mirl.maths import linear_beta
+from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn import checks, update
+from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
+
+SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
+
+ENV_STEPS_PER_UPDATE = 4
+
+
+class SoftDQN(DQN):
+    """
+    Soft Q-learning (SQL) with a fixed uniform action prior: DQN with the target of Eq. (12),
+    r + gamma / beta log sum_a' rho(a') exp(beta Q(s', a')), and the inverse temperature beta following the loss.
+
+    Paper: Grau-Moya, Leibfried & Vrancx, "Soft Q-Learning with Mutual-Information Regularization", ICLR 2019
+    (its baselines SQL and SQL_m). Default hyperparameters are those of its Atari experiments (section 5.2, Table 3);
+    the loss is Huber's (footnote 4). At ``beta_schedule="constant", beta_init=inf`` the target is DQN's.
+
+    With ``n_steps > 1`` rewards are summed as in SB3's DQN: the bootstrap value is soft, but the information cost
+    of the n - 1 actions in between is left out.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a subclass of :class:`SoftQPolicy`
+    :param env: environment with discrete actions (or its id)
+    :param learning_rate: alpha_Q, a number or a function of the remaining progress
+    :param buffer_size: capacity of the replay memory, in transitions
+    :param learning_starts: environment steps with random actions before the first update
+    :param batch_size: transitions per gradient update
+    :param tau: weight of the online network in the target update, in (0, 1]; 1 copies it
+    :param gamma: discount factor in [0, 1]
+    :param train_freq: as in SB3 (counted in calls of ``env.step``). If neither this nor ``gradient_steps`` is given,
+        there is one update per 4 environment steps whatever the number of environments
+    :param gradient_steps: as in SB3: updates after each rollout, -1 for as many as environment steps
+    :param replay_buffer_class: None chooses by itself: frames of stacked images are stored once
+        (:class:`~sb3_mirl.replay.FrameReplayBuffer`), everything else as in SB3
+    :param replay_buffer_kwargs: arguments of the replay buffer
+    :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
+    :param n_steps: length of the returns
+    :param target_update_interval: environment steps between updates of the target network
+        (40 000 = the paper's 10 000 gradient updates)
+    :param exploration_fraction: fraction of the training over which epsilon falls
+        (0.02 of the default 5e7 steps = 1e6 steps)
+    :param exploration_initial_eps: initial probability of a random action
+    :param exploration_final_eps: final probability of a random action
+    :param max_grad_norm: bound of the gradient's norm, None for no bound
+    :param beta_schedule: "inverse_loss" (EMA of 1/L, line 8 of Algorithm 1), "linear" (section 4.1) or "constant"
+    :param beta_init: beta before the first update, > 0; inf with "constant" only
+    :param beta_lr: alpha_beta, rate of the moving average per gradient update ("inverse_loss")
+    :param beta_slope: c, increase of beta per environment step ("linear")
+    :param beta_max: upper bound of beta and of 1/L; the paper has none, and beta overflows where the loss reaches 0
+    :param exploration: how random actions are drawn: "uniform" (SQL) or "marginal", from the frequencies of all
+        executed actions (SQL_m)
+    :param entropy_bonus: False regularises with the KL to the uniform prior; True with the entropy
+        (no log|A| in the target, Schulman et al. 2017, Eq. 83)
+    :param batched_updates: draw the minibatches of a rollout at once and evaluate the target network on all of them
+        in one pass; False does one after the other, as SB3 does
+    :param stats_window_size: episodes in the moving averages of ``rollout/``
+    :param tensorboard_log: directory of the TensorBoard logs, None for no logs
+    :param policy_kwargs: arguments of the policy
+    :param verbose: 0 for silence, 1 for information, 2 for debugging
+    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers
+    :param device: "auto", "cpu", "cuda", ...
+    :param _init_setup_model: whether to build the networks now
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    explorations: ClassVar[tuple[str, ...]] = ("uniform", "marginal")
+    tb_log_name: ClassVar[str] = "SoftDQN"
+    policy: SoftQPolicy
+
+    def __init__(
+        self,
+        policy: str | type[SoftQPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 2e-5,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 50_000,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] | None = None,
+        gradient_steps: int | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 40_000,
+        exploration_fraction: float = 0.02,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.1,
+        max_grad_norm: float | None = 10,
+        beta_schedule: str = "inverse_loss",
+        beta_init: float = 0.01,
+        beta_lr: float = 3e-5,
+        beta_slope: float = 1e-3,
+        beta_max: float = 1e4,
+        exploration: str = "uniform",
+        entropy_bonus: bool = False,
+        batched_updates: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=4 if train_freq is None else train_freq,
+            gradient_steps=1 if gradient_steps is None else gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        # (train_freq, gradient_steps) as chosen by this class; None where the user chose
+        self._chosen_ratio: tuple[Any, int] | None = None
+        if train_freq is None and gradient_steps is None:
+            self._chosen_ratio = (self.train_freq, self.gradient_steps)
+        self.beta_schedule = beta_schedule
+        self.beta_init = beta_init
+        self.beta_lr = beta_lr
+        self.beta_slope = beta_slope
+        self.beta_max = beta_max
+        self.exploration = exploration
+        self.entropy_bonus = entropy_bonus
+        self.batched_updates = batched_updates
+        self._epsilon_ceiling = 1.0
+        self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
+        self._mean_loss: th.Tensor | None = None
+
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def beta(self) -> float:
+        """Inverse temperature."""
+        return float(self.policy.beta)
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(A,) action prior rho(a), summing to 1."""
+        return self.policy.prior
+
+    def _setup_model(self) -> None:
+        checks.check_arguments(self)
+        self._choose_update_ratio()
+        chosen_class, without_env = self.replay_buffer_class, self.env is None
+        if self.replay_buffer is None:
+            # loaded for inference, there is no environment, and no memory to allocate
+            self.replay_buffer = _no_replay_buffer() if without_env else self._make_replay_buffer()
+        super()._setup_model()
+        self.replay_buffer_class = chosen_class
+        if without_env:
+            self.replay_buffer = None
+        self.policy.beta.fill_(self.beta_init)
+
+    def _choose_update_ratio(self) -> None:
+        if self._chosen_ratio is None or self._chosen_ratio != (self.train_freq, self.gradient_steps):
+            return
+        shared = math.gcd(ENV_STEPS_PER_UPDATE, self.n_envs)
+        self.train_freq = TrainFreq(ENV_STEPS_PER_UPDATE // shared, TrainFrequencyUnit.STEP)  # type: ignore[assignment]
+        self.gradient_steps = self.n_envs // shared
+        self._chosen_ratio = (self.train_freq, self.gradient_steps)
+
+    def _make_replay_buffer(self) -> ReplayBuffer:
+        buffer_class, kwargs = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
+        if buffer_class is None:
+            if self.n_steps > 1:
+                kwargs.update(n_steps=self.n_steps, gamma=self.gamma)
+            frames = None if self.optimize_memory_usage else FrameReplayBuffer.stacking_of(self.env, self.observation_space)
+            if frames is not None:
+                buffer_class, kwargs = FrameReplayBuffer, {**frames, **kwargs}
+            elif isinstance(self.observation_space, spaces.Dict):
+                buffer_class = DictReplayBuffer
+            else:
+                buffer_class = NStepReplayBuffer if self.n_steps > 1 else ReplayBuffer
+        if issubclass(buffer_class, HerReplayBuffer):
+            kwargs["env"] = self.env
+        return buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            **kwargs,
+        )
+
+    def _create_aliases(self) -> None:
+        checks.check_policy(self)
+        super()._create_aliases()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.replay_buffer is None and self.env is not None:
+            self.replay_buffer = self._make_replay_buffer()
+        # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
+        self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
+        self._rollout_q = None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        checks.check_finite(self._last_obs, "observation", "the environment's reset")
+        self._log_update_ratio()
+        return result
+
+    def _log_update_ratio(self) -> None:
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.STEP and self.gradient_steps > 0:
+            ratio = self.train_freq.frequency * self.n_envs / self.gradient_steps
+            self.logger.info(f"One gradient update of {self.batch_size} transitions per {ratio:g} environment steps")
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        assert self._last_obs is not None
+        observations, _ = self.policy.obs_to_tensor(self._last_obs)
+        with th.no_grad():
+            self._rollout_q = self.q_net(observations)
+        if not th.isfinite(self._rollout_q).all():
+            raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
+        actions = self._explore(self.policy.greedy_actions(self._rollout_q).cpu().numpy())
+        return actions, actions
+
+    def _explore(self, greedy: np.ndarray) -> np.ndarray:
+        """Replaces each of the (B,) greedy actions with probability epsilon, one coin per environment."""
+        coins, draws = np.random.rand(2, len(greedy))
+        # the last edge is 1 up to rounding, and must not be passed
+        edges = np.cumsum(self._exploration_probs())[:-1]
+        return np.where(coins < self.exploration_rate, np.searchsorted(edges, draws, side="right"), greedy)
+
+    def _exploration_probs(self) -> np.ndarray:
+        """(A,) distribution of random actions."""
+        counts = self.policy.action_counts.cpu().numpy()
+        if self.exploration == "uniform" or counts.sum() == 0:
+            return np.full(len(counts), 1 / len(counts))
+        return counts / counts.sum()
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        argmax_a [log rho(a) + beta Q(s, a)], or with probability epsilon a random action (section 4.1).
+
+        :param observation: one observation or a batch of them
+        :param state: passed through
+        :param episode_start: unused, as in DQN
+        :param deterministic: no random actions
+        :return: actions, shape () or (B,), and ``state``
+        """
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        if not deterministic and self.exploration_rate > 0:
+            actions = self._explore(np.atleast_1d(actions)).reshape(np.shape(actions))
+        return actions, state
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        checks.check_finite(reward, "reward", f"step {self.num_timesteps}")
+        checks.check_finite(new_obs, "observation", f"step {self.num_timesteps}")
+        if self.exploration == "marginal":
+            counts = self.policy.action_counts
+            counts += th.bincount(th.as_tensor(buffer_action, device=counts.device).long(), minlength=len(counts))
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _on_step(self) -> None:
+        super()._on_step()
+        self.exploration_rate = min(self.exploration_rate, self._epsilon_ceiling)
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
+        if self.beta_schedule == "linear":
+            self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Updates theta and beta ``gradient_steps`` times (lines 6 to 9 of Algorithm 1).
+
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each
+        :raises ValueError: if a loss is not finite
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        assert self.replay_buffer is not None
+        minibatches = update.all_at_once if self.batched_updates else update.one_by_one
+        sample = update.sampler(self.replay_buffer, self._vec_normalize_env)
+        rule = self._update_rule()
+        losses = [
+            update.gradient_update(self.policy, batch, rule)
+            for batch in minibatches(sample, self.q_net_target, self.gamma, gradient_steps, batch_size)
+        ]
+        self._n_updates += gradient_steps
+        self._mean_loss = th.stack(losses).mean()
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self.device.type == "cpu":
+            # elsewhere reading the loss would wait for the device; `dump_logs` does it when it is shown
+            self.logger.record("train/loss", self._mean_loss.item())
+
+    def _update_rule(self) -> update.UpdateRule:
+        beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
+        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus)
+
+    def dump_logs(self) -> None:
+        """Writes the log; ``train/beta_max_q`` is the mean over environments of beta max_a Q(s, a), Figure 8."""
+        if self._mean_loss is not None:
+            self.logger.record("train/loss", self._mean_loss.item())
+        self.logger.record("train/beta", self.beta)
+        if self._rollout_q is not None:
+            self.logger.record("train/beta_max_q", self.beta * self._rollout_q.amax(-1).mean().item())
+        super().dump_logs()
+
+    def learn(
+        self: SelfSoftDQN,
+        total_timesteps: int = 50_000_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSoftDQN:
+        """
+        As in SB3, with the paper's budget where none is given.
+
+        :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
+        :param callback: callback(s) called at every step
+        :param log_interval: episodes between two log entries
+        :param tb_log_name: name of the run, by default that of the class
+        :param reset_num_timesteps: False continues: steps, epsilon, beta and prior go on
+        :param progress_bar: show progress and the time left
+        :return: the trained model
+        """
+        return super().learn(
+            total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=self.tb_log_name if tb_log_name is None else tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rollout_q", "_mean_loss"]
+
+
+def _no_replay_buffer() -> ReplayBuffer:
+    space = spaces.Discrete(1)
+    return ReplayBuffer(1, space, space)

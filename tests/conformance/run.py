@@ -1,0 +1,81 @@
+"""
+Runs SB3's own DQN tests, from the source distribution of the installed version, with our classes in DQN's place.
+
+    python tests/conformance/run.py [--algo MIRL SoftDQN] [--workers 2]
+
+Every test that passes for DQN must pass for each class; exits with 1 otherwise.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VERSION = version("stable-baselines3")
+PACKAGE = f"stable_baselines3-{VERSION}"
+CACHE = Path(sys.prefix) / "sb3-tests" / PACKAGE  # in the virtual environment: fetched once, never committed
+# starts by deleting stable_baselines3 from sys.modules, and with it the replacement
+NOT_ABOUT_DQN = "not test_sb3_import_without_optional_deps"
+
+
+def fetch_tests() -> Path:
+    """SB3's tests folder; wheels do not contain it."""
+    if not (CACHE / "tests").is_dir():
+        with tempfile.TemporaryDirectory() as tmp:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "stable-baselines3"]
+            subprocess.run([*command, "-d", tmp, f"stable-baselines3=={VERSION}"], check=True)
+            (archive,) = Path(tmp).glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                tar.extractall(tmp, filter="data")
+            CACHE.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(Path(tmp) / PACKAGE / "tests", CACHE / "tests")
+    shutil.copy(HERE / "conftest_for_sb3.py", CACHE / "tests" / "conftest.py")
+    return CACHE
+
+
+def run(algo: str, folder: Path, workers: int) -> dict[str, str]:
+    """Outcome by test id of SB3's DQN tests with ``algo`` in DQN's place."""
+    with tempfile.TemporaryDirectory() as tmp:
+        report = Path(tmp) / "outcomes.jsonl"
+        env = {**os.environ, "SB3_MIRL_ALGO": algo, "SB3_MIRL_REPORT": str(report), "PYTHONHASHSEED": "0"}
+        env["PYTHONPATH"] = os.pathsep.join([str(HERE), env.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "outcomes_plugin", "-p", "no:cacheprovider"]
+        command += ["-k", f"(DQN or dqn) and {NOT_ABOUT_DQN}", "-n", str(workers), "-W", "ignore", "--no-header", "--tb=short"]
+        done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if not report.exists():
+            raise SystemExit(f"SB3's tests did not run for {algo}:\n{done.stdout}")
+        outcomes = dict(json.loads(line) for line in report.read_text().splitlines())
+        if "failed" in outcomes.values():
+            print(done.stdout)
+        return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", nargs="+", default=["MIRL", "SoftDQN"], choices=["MIRL", "SoftDQN"])
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    args = parser.parse_args()
+    folder = fetch_tests()
+    reference = run("DQN", folder, args.workers)
+    passing = {test for test, outcome in reference.items() if outcome == "passed"}
+    if not passing:
+        raise SystemExit("None of SB3's own DQN tests passed with DQN itself: nothing to compare with.")
+    missing_anywhere = False
+    for algo in args.algo:
+        outcomes = run(algo, folder, args.workers)
+        missing = sorted(passing - {test for test, outcome in outcomes.items() if outcome == "passed"})
+        missing_anywhere |= bool(missing)
+        passed = len(passing) - len(missing)
+        print(f"{algo}: {passed} of the {len(passing)} tests that pass for DQN pass", *missing, sep="\n  ")
+    return int(missing_anywhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
