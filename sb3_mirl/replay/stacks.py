@@ -1,0 +1,110 @@
+"""From a stream of stacked observations to frames, each written once."""
+
+import numpy as np
+
+from sb3_mirl.replay.pool import BLACK, FramePool
+
+
+class StackWriter:
+    """
+    Recognises which frames of the incoming stacks are new, writes those and keeps as many as the stored rows need.
+
+    The next observation of a transition adds one frame to the stack of its observation. The observation of the
+    next transition is normally that same stack; where it is not (a reset, a life loss that empties the stack,
+    the start of another ``learn()``), its frames are written afresh, without its padding: black frames,
+    or copies of its first one.
+
+    Every row's stacks consist of frames written in that step or in the K steps before it, so the frames written
+    in the last C + K steps suffice for C rows.
+
+    :param pool: Where the frames go
+    :param n_rows: Rows to keep, C
+    :param n_envs: Number of environments, N
+    :param frame_stack: Frames per stack, K
+    :param frame_words: Words per frame
+    """
+
+    def __init__(self, pool: FramePool, n_rows: int, n_envs: int, frame_stack: int, frame_words: int) -> None:
+        self.pool = pool
+        self._last = np.zeros((n_envs, frame_stack, frame_words), dtype=pool.word)
+        self._frames_in_step = np.zeros(n_rows + frame_stack, dtype=np.int32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.pool.reset()
+        self._frames_in_step[:] = 0
+        self._step = 0
+        # a stream starts from black stacks: whatever differs from them is written
+        self._last[:] = 0
+        self._newest = np.full(len(self._last), BLACK, dtype=np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, the pool's included."""
+        return self.pool.nbytes + self._last.nbytes + self._frames_in_step.nbytes
+
+    def add(self, stacks: np.ndarray, next_stacks: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Write what is new in the stacks of one row.
+
+        :param stacks: (N, K, words), the observations
+        :param next_stacks: (N, K, words), the next observations
+        :param ended: (N,) bool, where an episode ended and the next observation may be that of a reset
+        :return: the slots of the newest frames of both, (N,) int32 each
+        :raises ValueError: if a next observation within an episode is not the observation moved on by one frame;
+            nothing has been stored then
+        """
+        follows = _equal_rows(next_stacks[:, :-1], stacks[:, 1:])
+        if not np.all(follows | ended):
+            raise _not_stacked(follows | ended, stacks.shape[1])
+        continues = _equal_rows(stacks, self._last)
+        step = self._step % len(self._frames_in_step)
+        self.pool.give_back(int(self._frames_in_step[step]))
+        live = self.pool.live
+
+        newest = self._newest.copy()
+        for env in np.flatnonzero(~continues):
+            newest[env] = self._write_stack(stacks[env])
+        previous = newest.copy()
+        for env in np.flatnonzero(~follows):
+            previous[env] = self._write_stack(next_stacks[env, :-1])
+        slots = self.pool.take(len(newest))
+        self.pool.write(slots, np.ascontiguousarray(next_stacks[:, -1]), previous)
+
+        self._frames_in_step[step] = self.pool.live - live
+        self._step += 1
+        self._newest = slots.astype(np.int32)
+        self._last[...] = next_stacks
+        return newest, self._newest
+
+    def _write_stack(self, stack: np.ndarray) -> int:
+        """Write a stack that follows no other, (k, words), and return the slot of its newest frame."""
+        visible = stack.any(axis=1)
+        if not visible.any():
+            return BLACK
+        padding = int(visible.argmax())
+        padded_by_first = False
+        if padding == 0:
+            differs = (stack != stack[0]).any(axis=1)
+            padding = int(differs.argmax() if differs.any() else len(stack)) - 1
+            padded_by_first = padding > 0
+        slots = self.pool.take(len(stack) - padding)
+        oldest = slots[0] if padded_by_first else BLACK
+        previous = np.concatenate(([oldest], slots[:-1])).astype(np.int32)
+        self.pool.write(slots, np.ascontiguousarray(stack[padding:]), previous)
+        return int(slots[-1])
+
+
+def _equal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which of N stacks are equal in every word: (N, K, words) -> (N,)."""
+    return np.equal(a, b).all(axis=(1, 2))
+
+
+def _not_stacked(good: np.ndarray, frame_stack: int) -> ValueError:
+    return ValueError(
+        f"Observations are not stacks of {frame_stack} frames: in environments {np.flatnonzero(~good).tolist()} the next "
+        f"observation's first {frame_stack - 1} frames differ from the observation's last {frame_stack - 1}, "
+        "although the episode goes on. Stack frames last (no other wrapper may change the stacks), pass the right "
+        "`frame_stack` and `channels_order`, or use stable_baselines3's ReplayBuffer."
+    )
