@@ -1,0 +1,60 @@
+"""Shared by all tests: one thread, so that two workers on two cores do not fight; small nets; a scripted environment."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+th.set_num_threads(1)
+
+
+class ScriptedEnv(gym.Env[np.ndarray, int]):
+    """Random observations and rewards from a seed, episodes of fixed length; one step can be made to go wrong."""
+
+    def __init__(self, length: int = 20, n_actions: int = 3, bad_step: int | None = None, bad: str = "reward") -> None:
+        self.observation_space = spaces.Box(-1, 1, (4,), np.float32)
+        self.action_space = spaces.Discrete(n_actions)
+        self.length, self.bad_step, self.bad = length, bad_step, bad
+        self.total, self.elapsed = 0, 0
+
+    def get_action_meanings(self) -> list[str]:
+        return ["NOOP", "FIRE", "RIGHT", "LEFT"][: int(self.action_space.n)]  # type: ignore[attr-defined]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.elapsed = 0
+        return self._observation(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.total += 1
+        self.elapsed += 1
+        observation, reward = self._observation(), float(self.np_random.normal() + 0.3 * action)
+        if self.total == self.bad_step:
+            if self.bad == "reward":
+                reward = float("nan")
+            else:
+                observation[2] = np.inf
+        return observation, reward, self.elapsed >= self.length, False, {}
+
+    def _observation(self) -> np.ndarray:
+        return self.np_random.uniform(-1, 1, 4).astype(np.float32)
+
+
+SMALL: dict[str, Any] = dict(
+    learning_starts=50,
+    buffer_size=1000,
+    learning_rate=1e-3,
+    target_update_interval=100,
+    policy_kwargs=dict(net_arch=[16]),
+    seed=0,
+    device="cpu",
+)
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """Hyperparameters with which a few hundred steps do everything once."""
+    return {**SMALL, "policy_kwargs": dict(net_arch=[16])}
