@@ -38,6 +38,7 @@ class PriorCallback(BaseCallback):
         self.window = window
         self.interval = 1  # calls of env.step between two points of the history
         self._points: list[tuple[int, np.ndarray, float, float, float]] = []
+        self._calls: list[int] = []  # n_calls at each point
         self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
         self._n_folded = 0
 
@@ -111,9 +112,11 @@ class PriorCallback(BaseCallback):
         model = self._mirl
         beta_max_q = model.beta * q.amax(-1).mean().item()
         self._points.append((self.num_timesteps, model.prior, model.beta, beta_max_q, self.mutual_information()))
+        self._calls.append(self.n_calls)
         if len(self._points) > self.max_points:
-            self._points = self._points[1::2]
             self.interval *= 2
+            kept = [i for i, n_calls in enumerate(self._calls) if n_calls % self.interval == 0]
+            self._calls, self._points = [self._calls[i] for i in kept], [self._points[i] for i in kept]
 
     def log(self) -> None:
         """Records ``prior/<action>``, ``prior/entropy`` (nats) and ``prior/mutual_information`` (nats)."""

@@ -69,20 +69,34 @@ def check_policy(model: "SoftDQN") -> None:
         )
 
 
-def check_finite(values: Any, what: str, where: str) -> None:
+def check_finite(values: Any, what: str, where: str, env: int | None = None) -> None:
     """
     :param values: array of one row per environment, or a dictionary of such arrays
+    :param what: name of the values
+    :param where: when they came
+    :param env: set if ``values`` are those of this environment alone, without an axis of environments
     :raises ValueError: if a value is NaN or infinite, naming the environment
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
-            check_finite(value, f"{what}[{key!r}]", where)
+            check_finite(value, f"{what}[{key!r}]", where, env)
         return
     values = np.asarray(values)
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-    raise ValueError(
-        f"The {what} of environment {index[0]} is {values[index]} at {where} (index {index}): nothing of that step was "
-        "stored or learned from. Repair the environment; stable_baselines3's VecCheckNan wrapper shows the action."
-    )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise ValueError(
+            f"The {what} of environment {index[0] if env is None else env} is {values[index]} at {where} (index {index}): "
+            "nothing of that step was stored or learned from. Repair the environment; stable_baselines3's VecCheckNan "
+            "wrapper shows the action."
+        )
+
+
+def check_transition(reward: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], step: int) -> None:
+    """
+    :raises ValueError: if a reward or an observation, the last ones of episodes included, is NaN or infinite
+    """
+    check_finite(reward, "reward", f"step {step}")
+    check_finite(new_obs, "observation", f"step {step}")
+    for env in np.flatnonzero(dones):
+        if infos[env].get("terminal_observation") is not None:
+            check_finite(infos[env]["terminal_observation"], "observation", f"step {step}", env=int(env))

@@ -207,9 +207,9 @@ class SoftDQN(DQN):
         if buffer_class is None:
             if self.n_steps > 1:
                 kwargs.update(n_steps=self.n_steps, gamma=self.gamma)
-            frames = None if self.optimize_memory_usage else FrameReplayBuffer.stacking_of(self.env, self.observation_space)
-            if frames is not None:
-                buffer_class, kwargs = FrameReplayBuffer, {**frames, **kwargs}
+            frame_stack = FrameReplayBuffer.frame_stack_of(self.env, self.observation_space)
+            if frame_stack is not None and not self.optimize_memory_usage:
+                buffer_class, kwargs = FrameReplayBuffer, {"frame_stack": frame_stack, **kwargs}
             elif isinstance(self.observation_space, spaces.Dict):
                 buffer_class = DictReplayBuffer
             else:
@@ -312,8 +312,7 @@ class SoftDQN(DQN):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        checks.check_finite(reward, "reward", f"step {self.num_timesteps}")
-        checks.check_finite(new_obs, "observation", f"step {self.num_timesteps}")
+        checks.check_transition(reward, new_obs, dones, infos, self.num_timesteps)
         if self.exploration == "marginal":
             counts = self.policy.action_counts
             counts += th.bincount(th.as_tensor(buffer_action, device=counts.device).long(), minlength=len(counts))

@@ -1,0 +1,94 @@
+"""What is logged, as TensorBoard reads it back."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from tests.conftest import ScriptedEnv
+
+SHARED_TAGS = {
+    "rollout/ep_rew_mean",
+    "rollout/ep_len_mean",
+    "rollout/exploration_rate",
+    "time/fps",
+    "train/learning_rate",
+    "train/loss",
+    "train/beta",
+    "train/beta_max_q",
+}
+PRIOR_TAGS = {"prior/NOOP", "prior/FIRE", "prior/RIGHT", "prior/entropy", "prior/mutual_information"}
+
+
+def read(folder: Any) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+@pytest.mark.parametrize(("cls", "tags"), [(SoftDQN, SHARED_TAGS), (MIRL, SHARED_TAGS | PRIOR_TAGS)])
+def test_tensorboard_curves(small: dict[str, Any], tmp_path: Any, cls: type[SoftDQN], tags: set[str]) -> None:
+    model = cls("MlpPolicy", ScriptedEnv(), tensorboard_log=str(tmp_path), **small).learn(400)
+    events = read(tmp_path / f"{cls.__name__}_1")
+    assert tags <= set(events.Tags()["scalars"])
+    last = events.Scalars("train/beta")[-1]  # one update before the end of the run
+    assert last.step == 400 and last.value == pytest.approx(model.beta, rel=0.05) and last.value != model.beta_init
+
+
+def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: Any) -> None:
+    model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.05, beta_init=3.0, tensorboard_log=str(tmp_path), **small).learn(400)
+    events = read(tmp_path / "MIRL_1")
+    last = [events.Scalars(f"prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
+    np.testing.assert_allclose(last, model.prior, rtol=1e-5)
+    entropy = -sum(p * math.log(p) for p in model.prior)
+    assert events.Scalars("prior/entropy")[-1].value == pytest.approx(entropy, rel=1e-5)
+    assert 0 <= events.Scalars("prior/mutual_information")[-1].value <= math.log(3)
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert all(f"prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
+
+
+def test_mutual_information_is_that_of_the_recent_states(small: dict[str, Any]) -> None:
+    callback = PriorCallback(window=50)
+    seen: list[np.ndarray] = []
+    model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 3), prior_lr=0.01, beta_init=3.0, **small)
+    original = callback._fold
+
+    def spy(q: Any) -> None:
+        rho, beta = model.prior, model.beta
+        weights = rho * np.exp(beta * (q.double() - q.double().amax(1, keepdim=True)).numpy())
+        seen.extend(weights / weights.sum(1, keepdims=True))
+        original(q)
+
+    callback._fold = spy  # type: ignore[method-assign]
+    model.learn(400, callback=callback)
+    recent = np.array(seen[-50:])
+    expected = (recent * np.log(recent / recent.mean(0))).sum(1).mean()
+    assert callback.mutual_information() == pytest.approx(expected, rel=1e-6) and expected > 1e-6
+
+
+def test_history_is_bounded_and_keeps_the_whole_course(small: dict[str, Any]) -> None:
+    callback = PriorCallback(max_points=16)
+    MIRL("MlpPolicy", ScriptedEnv(), **small).learn(1000, callback=callback)
+    steps = callback.history["timesteps"]
+    assert 8 <= len(steps) <= 16 and steps[0] < 200 and steps[-1] > 900
+    assert len(set(np.diff(steps))) == 1, "the points stay evenly spaced"
+    assert callback.history["prior"].shape == (len(steps), 3)
+    np.testing.assert_allclose(callback.history["prior"].sum(1), 1)
+
+
+def test_actions_without_names_are_numbered_also_in_other_processes(small: dict[str, Any]) -> None:
+    """Asking a worker process for a method it does not have would end it."""
+    env = SubprocVecEnv([lambda: __import__("gymnasium").make("CartPole-v1")] * 2)
+    model = MIRL("MlpPolicy", env, **small).learn(100)
+    assert model.prior_callback is not None and model.prior_callback.action_names == ["action_0", "action_1"]
+    env.close()
+
+
+def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any) -> None:
+    SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), verbose=1, **small).learn(16)
+    assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""What a saved model carries, and what continuing continues."""
+
+import base64
+import json
+import math
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from tests.conftest import ScriptedEnv
+
+
+@pytest.fixture
+def trained(small: dict[str, Any]) -> MIRL:
+    return MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 2), prior_lr=0.01, beta_init=2.0, **small).learn(300)
+
+
+@pytest.mark.parametrize("with_env", [False, True])
+def test_save_and_load_carry_beta_and_prior_exactly(trained: MIRL, tmp_path: Any, with_env: bool) -> None:
+    trained.save(tmp_path / "model")
+    loaded = MIRL.load(tmp_path / "model", env=DummyVecEnv([ScriptedEnv]) if with_env else None, device="cpu")
+    assert loaded.beta == trained.beta != 2.0
+    assert th.equal(loaded.policy.log_prior, trained.policy.log_prior)
+    assert loaded.exploration_rate == trained.exploration_rate and loaded.num_timesteps == 300
+    obs = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], trained.predict(obs, deterministic=True)[0])
+    assert loaded.prior_lr == 0.01
+
+
+def test_loading_for_inference_allocates_no_replay_memory(small: dict[str, Any], tmp_path: Any) -> None:
+    MIRL("MlpPolicy", ScriptedEnv(), **small).save(tmp_path / "model")
+    loaded = MIRL.load(tmp_path / "model")
+    assert loaded.replay_buffer is None
+    loaded.set_env(DummyVecEnv([ScriptedEnv]))
+    loaded.learn(60)
+    assert loaded.replay_buffer is not None and loaded.replay_buffer.size() == 60
+
+
+def test_no_tensor_is_saved_outside_the_state_dicts(trained: MIRL, tmp_path: Any) -> None:
+    """Pickled with an attribute it would need the device it was on, and a model from a GPU would not load on a CPU."""
+    trained.save(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+    pickles = {name: base64.b64decode(value[":serialized:"]) for name, value in data.items() if ":serialized:" in str(value)}
+    assert "policy_class" in pickles
+    assert not [name for name, pickled in pickles.items() if b"torch._utils" in pickled]
+
+
+def test_softdqn_and_mirl_read_each_others_files(small: dict[str, Any], trained: MIRL, tmp_path: Any) -> None:
+    trained.save(tmp_path / "mirl")
+    as_soft = SoftDQN.load(tmp_path / "mirl", custom_objects={"exploration": "uniform"})
+    assert as_soft.beta == trained.beta
+    SoftDQN("MlpPolicy", ScriptedEnv(), **small).learn(100).save(tmp_path / "soft")
+    assert MIRL.load(tmp_path / "soft").exploration == "uniform"
+
+
+def test_a_dqn_file_gives_a_clear_error(small: dict[str, Any], tmp_path: Any) -> None:
+    DQN("MlpPolicy", ScriptedEnv(), **small).save(tmp_path / "dqn")
+    with pytest.raises(ValueError, match=r"MIRL needs a policy with an action prior.*DQNPolicy.*load it with that"):
+        MIRL.load(tmp_path / "dqn")
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_continuing_continues_epsilon_beta_and_prior(small: dict[str, Any], tmp_path: Any, reload: bool) -> None:
+    kwargs = dict(prior_lr=0.01, exploration_fraction=0.9, exploration_final_eps=0.1, beta_init=2.0, **small)
+    model = MIRL("MlpPolicy", ScriptedEnv(), **kwargs).learn(400)
+    epsilon, beta, prior = model.exploration_rate, model.beta, model.prior
+    assert epsilon == pytest.approx(0.1)
+    if reload:
+        model.save(tmp_path / "model")
+        model.save_replay_buffer(tmp_path / "buffer")
+        model = MIRL.load(tmp_path / "model", env=ScriptedEnv())
+        model.load_replay_buffer(tmp_path / "buffer")
+    seen: list[float] = []
+    model.learn(4, reset_num_timesteps=False)
+    assert model.num_timesteps == 404
+    assert model.exploration_rate == epsilon, "SB3's schedule alone would raise epsilon again"
+    assert model.beta == pytest.approx(beta, rel=1e-3)
+    np.testing.assert_allclose(model.prior, prior, atol=0.04)
+    model.learn(200, reset_num_timesteps=False, callback=lambda *_: seen.append(model.exploration_rate) is None)
+    assert max(seen) <= epsilon
+    seen.clear()
+    model.learn(100, callback=lambda *_: seen.append(model.exploration_rate) is None)
+    assert max(seen) > 0.9, "a new run starts to explore afresh"
+
+
+def test_history_goes_on_when_a_run_is_continued(small: dict[str, Any], tmp_path: Any) -> None:
+    model = MIRL("MlpPolicy", ScriptedEnv(), **small).learn(100)
+    model.learn(52, reset_num_timesteps=False)
+    assert model.prior_callback is not None
+    history = model.prior_callback.history
+    np.testing.assert_array_equal(history["timesteps"], np.arange(51, 153))
+    own = PriorCallback()
+    model.learn(100, callback=own)
+    own.save(tmp_path / "sub" / "prior.npz")
+    with np.load(tmp_path / "sub" / "prior.npz") as saved:
+        assert list(saved["actions"]) == ["NOOP", "FIRE", "RIGHT"]
+        np.testing.assert_array_equal(saved["timesteps"], np.arange(51, 101))
+        assert saved["prior"].shape == (50, 3)
+
+
+def test_infinite_beta_survives(small: dict[str, Any], tmp_path: Any) -> None:
+    SoftDQN("MlpPolicy", ScriptedEnv(), beta_schedule="constant", beta_init=math.inf, **small).save(tmp_path / "m")
+    assert SoftDQN.load(tmp_path / "m").beta == math.inf
