@@ -1,0 +1,45 @@
+# Each target sets up .venv by itself; all it needs is Python >= 3.10 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= results/demo
+READY := $(VENV)/.ready
+
+# two workers with one thread each beat one with two on two cores
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test quick lint conformance wheel clean
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a few minutes, once)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sb3_mirl needs Python >= 3.10, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $(READY)
+
+# The main job: the gridworlds of Figure 1, then MIRL on Breakout with progress bar and TensorBoard
+demo: $(READY)
+	$(BIN)/python examples/reproduce_gridworlds.py --out $(OUT)/gridworlds
+	OMP_NUM_THREADS=2 $(BIN)/python examples/quickstart.py --out $(OUT)/breakout
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python tests/conformance/run.py
+
+quick: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# SB3's own DQN tests, with MIRL and SoftDQN in DQN's place
+conformance: $(READY)
+	$(BIN)/python tests/conformance/run.py
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:
+	rm -rf $(VENV) dist build results
