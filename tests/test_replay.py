@@ -473,7 +473,7 @@ def test_one_copy_to_the_device_keeps_contents():
 
 
 def test_pool_growth_keeps_what_is_live():
-    pool = FramePool(5, 1, np.int64, th.device("cpu"))
+    pool = FramePool(3, 2, 1, np.int64, th.device("cpu"))
     contents: dict[int, int] = {}
     order: list[int] = []
     rng = np.random.default_rng(0)

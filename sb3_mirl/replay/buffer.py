@@ -89,7 +89,7 @@ class FrameReplayBuffer(ReplayBuffer):
     def _allocate(self) -> None:
         # one frame per row, those of K earlier rows, an episode start in every 80 rows and one in each environment
         per_env = self.buffer_size + self.buffer_size // 80 + 3 * self.layout.frame_stack
-        pool = FramePool(per_env * self.n_envs, self.layout.frame_words, self.layout.word, self.storage_device)
+        pool = FramePool(per_env, self.n_envs, self.layout.frame_words, self.layout.word, self.storage_device)
         self._writer = StackWriter(pool, self.buffer_size, self.n_envs, self.layout.frame_stack, self.layout.frame_words)
         for name, (shape, dtype) in self._row_fields().items():
             setattr(self, name, zeros((self.buffer_size, self.n_envs, *shape), dtype, self.storage_device))
@@ -265,6 +265,8 @@ class FrameReplayBuffer(ReplayBuffer):
         return th.from_numpy(self._normalize_reward(reward.cpu().numpy(), env)).to(self.storage_device)
 
     def _to_device(self, tensor: th.Tensor) -> th.Tensor:
+        if tensor.device == self.device:
+            return tensor
         return tensor.to(self.device, non_blocking=tensor.is_pinned() if self.device.type == "cuda" else False)
 
     def reset(self) -> None:

@@ -1,5 +1,6 @@
 """How an image observation is cut into the frames it is stacked from, and which environments stack frames."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,7 +66,7 @@ class FrameLayout:
     @property
     def frame_bytes(self) -> int:
         """Size of one frame in bytes."""
-        return int(np.prod(self.shape)) // self.frame_stack
+        return math.prod(self.shape) // self.frame_stack
 
     @property
     def word(self) -> type[np.generic]:
@@ -87,7 +88,7 @@ class FrameLayout:
         :raises ValueError: for any other number of values
         """
         array = np.asarray(observations, dtype=np.uint8)
-        if array.size != n_envs * np.prod(self.shape):
+        if array.size != n_envs * math.prod(self.shape):
             raise ValueError(f"expected observations of shape {(n_envs, *self.shape)}, got {np.shape(observations)}")
         if not self.channels_first:
             height, width, channels = self.shape

@@ -36,7 +36,7 @@ def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[
     :return: One tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
     """
     if not pack:
-        return [th.from_numpy(array).to(device) for array in arrays]
+        return [th.from_numpy(array) if device.type == "cpu" else th.from_numpy(array).to(device) for array in arrays]
     # every array starts at a multiple of 8 bytes, as views of any dtype need
     ends = np.cumsum([-(-array.nbytes // 8) * 8 for array in arrays])
     staged = th.empty(int(ends[-1]), dtype=th.uint8, pin_memory=device.type == "cuda")
@@ -57,10 +57,12 @@ class FramePool:
     Frames are taken from a ring in the order of time and given back in the same order.
     A stack of K frames is named by the slot of its newest frame; the others are found by following the links.
 
-    When the ring is full it grows: ``extra`` is a second block of memory, so that the first, gigabytes large,
-    is never copied. ``_order`` lists the slots in the order in which they are taken.
+    ``_order`` lists the slots in the order in which they are taken: one of every stream in turn, each stream
+    in its own region, so that the frames of a stack lie side by side. When the ring is full it grows:
+    ``extra`` is a second block of memory, so that the first, gigabytes large, is never copied.
 
-    :param n_frames: Frames to allocate
+    :param n_frames: Frames to allocate for each stream
+    :param n_streams: Number of streams (environments)
     :param frame_words: Words per frame
     :param word: dtype of a word
     :param device: Where the frames live
@@ -70,22 +72,23 @@ class FramePool:
     extra: th.Tensor | None  # (E, words), slots P to P + E - 1
     previous: th.Tensor  # (P + E,) int32
 
-    def __init__(self, n_frames: int, frame_words: int, word: type[np.generic], device: th.device) -> None:
+    def __init__(self, n_frames: int, n_streams: int, frame_words: int, word: type[np.generic], device: th.device) -> None:
         self.word = word
         self.device = device
         # On the host, boolean masks are cheap; on a device they would make the host wait
         self.host_sync_is_free = device.type == "cpu"
-        self.frames = zeros((n_frames + 1, frame_words), word, device)
+        self.n_streams = n_streams
+        self.frames = zeros((n_frames * n_streams + 1, frame_words), word, device)
         self.reset()
 
     def reset(self) -> None:
         """Give back every frame, and the memory gained by growing."""
         self.extra = None
         self.previous = zeros((len(self.frames),), np.int32, self.device)
-        self._order = np.arange(1, len(self.frames), dtype=np.int32)
+        self._order = np.arange(1, len(self.frames), dtype=np.int32).reshape(self.n_streams, -1).T.ravel()
         self._head = 0
         self._live = 0
-        self._used = 1
+        self._used = 0
 
     @property
     def live(self) -> int:
@@ -106,7 +109,7 @@ class FramePool:
         if self._live + n > len(self._order):
             self._grow(max(n, len(self._order) // 64))
         slots = self._order[(self._head + np.arange(n)) % len(self._order)].astype(np.int64)
-        self._used = min(max(self._used, self._head + n + 1), len(self.frames))
+        self._used = min(max(self._used, self._head + n), len(self.frames) - 1)
         self._head = (self._head + n) % len(self._order)
         self._live += n
         return slots
@@ -124,7 +127,7 @@ class FramePool:
         slots = np.arange(len(self.previous), len(self.previous) + n, dtype=np.int32)
         self._order = np.insert(self._order, self._head, slots)
         self.previous = th.cat([self.previous, zeros((n,), np.int32, self.device)])
-        self._used = len(self.frames)
+        self._used = len(self.frames) - 1
 
     def write(self, slots: np.ndarray, frames: np.ndarray, previous: np.ndarray) -> None:
         """
@@ -135,8 +138,7 @@ class FramePool:
         pack = not self.host_sync_is_free
         index, data, links = upload((slots, frames, previous), self.device, pack)
         self.previous.index_copy_(0, index, links)
-        in_extra = slots >= len(self.frames)
-        if self.extra is None or not in_extra.any():
+        if self.extra is None or not (in_extra := slots >= len(self.frames)).any():
             self.frames.index_copy_(0, index, data)
             return
         # the masks are known on the host: no waiting
@@ -174,26 +176,29 @@ class FramePool:
             extra = self.extra.index_select(0, (slots - first_extra).clamp(min=0))
             th.where(in_extra[:, None], extra, out, out=out)
 
+    def _used_blocks(self) -> list[th.Tensor]:
+        """What has been written of each stream's region of ``frames``, as small views."""
+        per_stream = -(-self._used // self.n_streams)
+        regions = self.frames[1:].view(self.n_streams, -1, self.frames.shape[1])
+        return [block for region in regions for block in region[:per_stream].split(_BLOCK)]
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        # views on the host, so that saving does not need twice the memory
-        state["frames"] = [block.cpu().numpy() for block in self.frames[: self._used].split(_BLOCK)]
+        # views, so that saving does not need twice the memory
+        state["frames"] = [block.cpu().numpy() for block in self._used_blocks()]
         state["extra"] = None if self.extra is None else self.extra.cpu().numpy()
         state["previous"] = self.previous.cpu().numpy()
-        state["capacity"] = len(self.frames)
+        state["shape"] = tuple(self.frames.shape)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        blocks, extra, previous, capacity = (state.pop(key) for key in ("frames", "extra", "previous", "capacity"))
+        saved, extra, previous, shape = (state.pop(key) for key in ("frames", "extra", "previous", "shape"))
         self.__dict__.update(state)
         if self.device.type == "cuda" and not th.cuda.is_available():
             self.device, self.host_sync_is_free = th.device("cpu"), True
-        self.frames = zeros((capacity, blocks[0].shape[1]), self.word, self.device)
-        start = 0
-        blocks.reverse()
-        while blocks:  # popped, so that the memory of each is free again once it is copied
-            block = blocks.pop()
-            self.frames[start : start + len(block)] = th.from_numpy(block)
-            start += len(block)
+        self.frames = zeros(shape, self.word, self.device)
+        for i, block in enumerate(self._used_blocks()):
+            block[:] = th.from_numpy(saved[i])
+            saved[i] = None  # free again: loading does not need twice the memory either
         self.extra = None if extra is None else th.from_numpy(extra).to(self.device)
         self.previous = th.from_numpy(previous).to(self.device)

@@ -26,7 +26,7 @@ class StackWriter:
 
     def __init__(self, pool: FramePool, n_rows: int, n_envs: int, frame_stack: int, frame_words: int) -> None:
         self.pool = pool
-        self._last = np.zeros((n_envs, frame_stack, frame_words), dtype=pool.word)
+        self._last = np.zeros((n_envs, frame_stack * frame_words), dtype=pool.word)
         self._frames_in_step = np.zeros(n_rows + frame_stack, dtype=np.int32)
         self.reset()
 
@@ -55,10 +55,12 @@ class StackWriter:
         :raises ValueError: if a next observation within an episode is not the observation moved on by one frame;
             nothing has been stored then
         """
-        follows = _equal_rows(next_stacks[:, :-1], stacks[:, 1:])
+        n_envs, frame_stack, frame_words = stacks.shape
+        flat, flat_next = stacks.reshape(n_envs, -1), next_stacks.reshape(n_envs, -1)  # (N, K * words)
+        follows = _moved_on(flat_next, flat, frame_words)
         if not np.all(follows | ended):
-            raise _not_stacked(follows | ended, stacks.shape[1])
-        continues = _equal_rows(stacks, self._last)
+            raise _not_stacked(follows | ended, frame_stack)
+        continues = np.equal(flat, self._last).all(axis=1)
         step = self._step % len(self._frames_in_step)
         self.pool.give_back(int(self._frames_in_step[step]))
         live = self.pool.live
@@ -75,7 +77,7 @@ class StackWriter:
         self._frames_in_step[step] = self.pool.live - live
         self._step += 1
         self._newest = slots.astype(np.int32)
-        self._last[...] = next_stacks
+        self._last[...] = flat_next
         return newest, self._newest
 
     def _write_stack(self, stack: np.ndarray) -> int:
@@ -96,9 +98,12 @@ class StackWriter:
         return int(slots[-1])
 
 
-def _equal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which of N stacks are equal in every word: (N, K, words) -> (N,)."""
-    return np.equal(a, b).all(axis=(1, 2))
+def _moved_on(next_stacks: np.ndarray, stacks: np.ndarray, frame_words: int) -> np.ndarray:
+    """Which next stacks have the stack's last K - 1 frames as their first: (N, K * words) -> (N,)."""
+    # in one dimension, twice as fast as row by row; what is compared across rows, in the last frame, is left out
+    equal = np.empty(stacks.shape, dtype=bool)
+    np.equal(next_stacks.ravel()[:-frame_words], stacks.ravel()[frame_words:], out=equal.ravel()[:-frame_words])
+    return np.all(equal[:, :-frame_words], axis=1)
 
 
 def _not_stacked(good: np.ndarray, frame_stack: int) -> ValueError:
