@@ -164,5 +164,5 @@ def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Te
 def _check_actions(values: th.Tensor, log_prior: th.Tensor, name: str) -> None:
     if log_prior.dim() != 1 or values.dim() == 0 or values.shape[-1] != log_prior.shape[0]:
         raise ValueError(
-            f"{name} must have shape (..., A) and log_prior shape (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."
+            f"{name} must have shape (..., A) and log_prior (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."
         )
