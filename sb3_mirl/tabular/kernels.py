@@ -1,0 +1,315 @@
+"""The compiled learning loops of the tabular agents (numba; imported only when an agent learns).
+
+One rule serves all four agents of Grau-Moya et al. (2019), section 5.1; they differ in numbers:
+
+    agent        beta                   backup's prior   explores with
+    QLearning    inf                    uniform          uniform
+    SoftQ.       max(c i, c)            uniform          uniform, or the frequencies of the actions executed so far
+    TabularMIRL  max(c i, c)            learned          the learned prior
+
+Every function with the random generator draws in the order its naive twin in the tests does. The order within a step is
+that of the paper's Algorithm 1: act, prior, value. Exponentials are taken relative to the largest Q-value throughout, so that
+beta Q may be of any size.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sb3_mirl.tabular.dynamics import Dynamics
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Floats = NDArray[np.float64]
+
+UNIFORM, MARGINAL, PRIOR = 0, 1, 2
+"""Where exploratory actions come from."""
+
+PRIOR_FLOOR = 1e-300
+"""Zero is absorbing for the prior: (1 - alpha)^i leaves the range of float64 after 3.5e5 steps at alpha 2e-3."""
+
+
+class Tables(NamedTuple):
+    """What an agent learns: ``q`` and ``visits`` (S, A), ``prior`` and ``action_counts`` (A,)."""
+
+    q: Floats
+    visits: NDArray[np.int64]
+    prior: Floats
+    action_counts: Floats
+
+
+class Rule(NamedTuple):
+    """How an agent learns; the numbers of ``agents.TabularAgent``. ``exploration`` is one of the constants above."""
+
+    gamma: float
+    omega: float
+    epsilon: float
+    exploration: int
+    beta: float
+    beta_slope: float
+    prior_lr: float
+    prior_decay: float
+
+
+class Cursor(NamedTuple):
+    """Where a run stands: steps taken in all, and the current episode's state, length and return."""
+
+    step: int
+    state: int
+    length: int
+    episode_return: float
+
+
+class Log(NamedTuple):
+    """Arrays to fill: the training episodes (as many as may end), and each step's state and action (or length 0)."""
+
+    returns: Floats
+    lengths: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    states: NDArray[np.int32]
+    actions: NDArray[np.int32]
+
+
+class Evaluation(NamedTuple):
+    """Snapshots every ``every`` steps (0: none), each of some episodes: ``returns`` and ``lengths`` (snapshots, episodes).
+
+    ``exploration`` is one of the constants above.
+    """
+
+    every: int
+    max_steps: int
+    epsilon: float
+    exploration: int
+    returns: Floats
+    lengths: NDArray[np.int64]
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Numba's compiler, with the types left as they are for the type checker."""
+    # inlined: handing the tables from function to function costs half of the speed
+    inlined: Callable[P, R] = njit(nogil=True, cache=True, inline="always")(function)
+    return inlined
+
+
+@compiled
+def beta_at(step: int, beta: float, slope: float) -> float:
+    """Inverse temperature at ``step`` (0, 1, ...): max(c i, c) (Fox et al. 2016, Eq. 26), or constant for slope 0."""
+    return slope * max(step, 1) if slope > 0 else beta
+
+
+@compiled
+def prior_lr_at(step: int, lr: float, decay: float) -> float:
+    """alpha_rho at ``step``: lr, or lr / (1 + lr step)^decay."""
+    return lr / (1.0 + lr * step) ** decay if decay > 0 else lr
+
+
+@compiled
+def highest(q: Floats, state: int, prior: Floats) -> float:
+    """max Q(s,a) over the prior's support."""
+    top = -np.inf
+    for a in range(prior.size):
+        if q[state, a] > top and prior[a] > 0.0:
+            top = q[state, a]
+    return top
+
+
+@compiled
+def boltzmann_weights(q: Floats, state: int, prior: Floats, beta: float, top: float, weights: Floats) -> float:
+    """rho(a) exp(beta (Q(s,a) - top)) into ``weights`` (A,), with ``top`` from ``highest``; returns their sum."""
+    total = 0.0
+    for a in range(prior.size):
+        if q[state, a] == top:  # also: beta = inf
+            weights[a] = prior[a]
+        elif prior[a] > 0.0:
+            weights[a] = prior[a] * np.exp(beta * (q[state, a] - top))
+        else:
+            weights[a] = 0.0
+        total += weights[a]
+    return total
+
+
+@compiled
+def soft_value(q: Floats, state: int, prior: Floats, beta: float, scratch: Floats) -> float:
+    """1/beta log sum_a rho(a) exp(beta Q(s,a)); the maximum for beta = inf. ``scratch``: (A,)."""
+    top = highest(q, state, prior)
+    if beta == np.inf:
+        return top
+    return top + np.log(boltzmann_weights(q, state, prior, beta, top, scratch)) / beta
+
+
+@compiled
+def update_prior(prior: Floats, weights: Floats, total: float, lr: float) -> None:
+    """Eq. (11), in place: rho <- (1 - alpha) rho + alpha pi, with pi = weights / total."""
+    for a in range(prior.size):
+        prior[a] = max((1.0 - lr) * prior[a] + lr * (weights[a] / total), PRIOR_FLOOR)
+
+
+@compiled
+def sample(weights: Floats, rng: np.random.Generator) -> int:
+    """An action with probability proportional to ``weights`` (A,); uniform when they are all zero."""
+    total = 0.0
+    for a in range(weights.size):
+        total += weights[a]
+    u = rng.random()
+    if total == 0.0:
+        return int(u * weights.size)
+    u *= total
+    last = 0
+    for a in range(weights.size):
+        if weights[a] > 0.0:
+            last = a
+            u -= weights[a]
+            if u < 0.0:
+                return a
+    return last
+
+
+@compiled
+def sample_argmax(weights: Floats, rng: np.random.Generator) -> int:
+    """The action of largest weight; ties are broken at random."""
+    best, ties = 0, 1
+    for a in range(1, weights.size):
+        if weights[a] > weights[best]:
+            best, ties = a, 1
+        elif weights[a] == weights[best]:
+            ties += 1
+    if ties == 1:
+        return best
+    skip = int(rng.random() * ties)
+    for a in range(best, weights.size):
+        if weights[a] == weights[best]:
+            if skip == 0:
+                return a
+            skip -= 1
+    return best
+
+
+@compiled
+def behave(weights: Floats, epsilon: float, exploration: int, tables: Tables, rng: np.random.Generator) -> int:
+    """Section 4.1's behaviour: argmax pi(.|s) (``weights``), or with probability epsilon an exploratory action."""
+    if rng.random() > epsilon:
+        return sample_argmax(weights, rng)
+    if exploration == UNIFORM:
+        return int(rng.random() * weights.size)
+    return sample(tables.action_counts if exploration == MARGINAL else tables.prior, rng)
+
+
+@compiled
+def start_state(dynamics: Dynamics, rng: np.random.Generator) -> int:
+    """A first state."""
+    return int(np.searchsorted(dynamics.start_cumulative, rng.random(), side="right"))
+
+
+@compiled
+def outcome(dynamics: Dynamics, state: int, action: int, rng: np.random.Generator) -> int:
+    """Which of the outcomes of (state, action) happens; a certain one costs no random number."""
+    if dynamics.cumulative[state, action, 0] >= 1.0:
+        return 0
+    u = rng.random()
+    k = 0
+    while dynamics.cumulative[state, action, k] <= u:
+        k += 1
+    return k
+
+
+@compiled
+def act(tables: Tables, rule: Rule, state: int, step: int, weights: Floats, rng: np.random.Generator) -> tuple[int, float]:
+    """An action in ``state``; leaves pi(.|s) unnormalised in ``weights`` (A,), and returns its sum too."""
+    beta = beta_at(step, rule.beta, rule.beta_slope)
+    total = boltzmann_weights(tables.q, state, tables.prior, beta, highest(tables.q, state, tables.prior), weights)
+    return behave(weights, rule.epsilon, rule.exploration, tables, rng), total
+
+
+@compiled
+def learn_from(
+    tables: Tables,
+    rule: Rule,
+    state: int,
+    action: int,
+    reward: float,
+    next_state: int,
+    terminated: bool,
+    step: int,
+    weights: Floats,
+    total: float,
+) -> None:
+    """Prior (Eq. 11), then value (Eq. 12) with alpha_Q = n(s,a)^-omega. ``weights`` (A,) and ``total`` come from ``act``."""
+    if rule.prior_lr > 0.0:
+        update_prior(tables.prior, weights, total, prior_lr_at(step, rule.prior_lr, rule.prior_decay))
+    tables.action_counts[action] += 1.0
+    tables.visits[state, action] += 1
+    target = reward
+    if not terminated:
+        beta = beta_at(step, rule.beta, rule.beta_slope)
+        target += rule.gamma * soft_value(tables.q, next_state, tables.prior, beta, weights)
+    alpha = float(tables.visits[state, action]) ** -rule.omega
+    tables.q[state, action] += alpha * (target - tables.q[state, action])
+
+
+@compiled
+def evaluate(
+    dynamics: Dynamics, tables: Tables, beta: float, evaluation: Evaluation, row: int, rng: np.random.Generator
+) -> None:
+    """One snapshot's episodes, into row ``row`` of ``evaluation``; nothing is learned."""
+    weights = np.empty(tables.prior.size)
+    for episode in range(evaluation.returns.shape[1]):
+        state, episode_return, length, over = start_state(dynamics, rng), 0.0, 0, False
+        while not over and length < evaluation.max_steps:
+            boltzmann_weights(tables.q, state, tables.prior, beta, highest(tables.q, state, tables.prior), weights)
+            action = behave(weights, evaluation.epsilon, evaluation.exploration, tables, rng)
+            k = outcome(dynamics, state, action, rng)
+            episode_return += dynamics.reward[state, action, k]
+            length += 1
+            over = dynamics.terminated[state, action, k]
+            state = dynamics.next_state[state, action, k]
+        evaluation.returns[row, episode] = episode_return
+        evaluation.lengths[row, episode] = length
+
+
+@compiled
+def run(
+    dynamics: Dynamics,
+    tables: Tables,
+    rule: Rule,
+    cursor: Cursor,
+    n_steps: int,
+    rng: np.random.Generator,
+    log: Log,
+    evaluation: Evaluation,
+    evaluation_rng: np.random.Generator,
+) -> tuple[Cursor, int, int]:
+    """Learn for ``n_steps`` steps and evaluate on the way; the new cursor, and how many episodes and snapshots there were."""
+    weights = np.empty(tables.prior.size)
+    step, state, length, episode_return = cursor
+    first, n_episodes, n_snapshots = step, 0, 0
+    while step < first + n_steps:
+        action, total = act(tables, rule, state, step, weights, rng)
+        k = outcome(dynamics, state, action, rng)
+        next_state, reward = dynamics.next_state[state, action, k], dynamics.reward[state, action, k]
+        terminated = dynamics.terminated[state, action, k]
+        learn_from(tables, rule, state, action, reward, next_state, terminated, step, weights, total)
+        if log.states.size > 0:
+            log.states[step - first], log.actions[step - first] = state, action
+        step, state, length, episode_return = step + 1, next_state, length + 1, episode_return + reward
+        if terminated or length == dynamics.max_episode_steps:
+            log.returns[n_episodes], log.lengths[n_episodes], log.ends[n_episodes] = episode_return, length, step
+            n_episodes += 1
+            state, length, episode_return = start_state(dynamics, rng), 0, 0.0
+        if evaluation.every > 0 and step % evaluation.every == 0:
+            evaluate(dynamics, tables, beta_at(step, rule.beta, rule.beta_slope), evaluation, n_snapshots, evaluation_rng)
+            n_snapshots += 1
+    return Cursor(step, state, length, episode_return), n_episodes, n_snapshots
+
+
+def empty_log(n_steps: int, trace: bool) -> Log:
+    """Room for ``n_steps`` steps; the states and actions only if ``trace``."""
+    return Log(
+        returns=np.empty(n_steps),
+        lengths=np.empty(n_steps, dtype=np.int64),
+        ends=np.empty(n_steps, dtype=np.int64),
+        states=np.empty(n_steps if trace else 0, dtype=np.int32),
+        actions=np.empty(n_steps if trace else 0, dtype=np.int32),
+    )

@@ -1,0 +1,182 @@
+"""The policy and the prior that solve the mutual-information-regularised problem of a known MDP.
+
+    max over pi, rho of  E sum_t gamma^t (r - 1/beta log pi(a|s) / rho(a))      (Grau-Moya et al. 2019, Eq. 6)
+
+is solved by two steps in turn (forward-backward Blahut-Arimoto; Tanaka, Sandberg and Skoglund 2017): the soft policy of a
+prior, and the average of that policy as the next prior. With d the normalised state distribution, the second one is
+rho(a) <- rho(a) c(a) with the *fitness* c(a) = sum_s d(s) exp(beta (Q(s,a) - V(s))), the gradient of the objective
+in rho: at an optimum c = 1 where rho is positive and c <= 1 where it is zero. The problem is not concave, so that this
+(KKT) condition is necessary, not sufficient: several local optima are possible, and a symmetric start can sit on a saddle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp, rel_entr
+
+from sb3_mirl.tabular.chains import StateDistribution, state_distribution
+from sb3_mirl.tabular.mdp import Array, TabularMDP
+from sb3_mirl.tabular.planning import SoftSolution, check_beta, checked_log_prior, solve_soft_values
+
+_DEAD = 1e-6  # a prior probability that shrinks below this is taken to vanish
+
+
+@dataclass(frozen=True)
+class MutualInformationSolution:
+    """A stationary point of Eq. (6), or where the iteration stopped.
+
+    ``prior`` (A,), ``policy`` and ``q`` (S, A), ``v`` (S,); ``objective`` is the value of Eq. (6), sum_s initial(s) v(s).
+    ``fitness`` (A,) is c(a) and ``converged`` says whether c = 1 on the live actions and c <= 1 on the dead ones, to the
+    tolerance: a fitness above 1 at prior 0 is a useful action that was killed (zero is absorbing). ``weights`` (S,) is
+    the state distribution the prior averages over, and ``mutual_information`` is I(S; A) under it, in nats per step.
+    ``objectives`` holds the objective of every accepted iteration.
+    """
+
+    prior: Array
+    policy: Array
+    q: Array
+    v: Array
+    objective: float
+    fitness: Array
+    mutual_information: float
+    converged: bool
+    weights: Array
+    objectives: Array
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A prior with all that follows from it."""
+
+    log_prior: Array  # (A,)
+    soft: SoftSolution
+    weights: Array  # (S,)
+    log_fitness: Array  # (A,)
+    objective: float
+
+    @property
+    def prior(self) -> Array:
+        return np.exp(self.log_prior)
+
+    @property
+    def excess(self) -> Array:
+        """(A,): c - 1."""
+        with np.errstate(over="ignore"):
+            return np.expm1(self.log_fitness)
+
+    @property
+    def gap(self) -> float:
+        """How far the KKT condition is from holding: 0 at a stationary point."""
+        return float(np.where(self.prior > 0, np.abs(self.excess), np.maximum(self.excess, 0)).max())
+
+    @property
+    def change(self) -> float:
+        """(Half) the distance to the next prior: unlike the gap, a dying action makes it small before it is dead."""
+        return float((self.prior * np.abs(self.excess)).sum())
+
+
+def solve_mutual_information(
+    mdp: TabularMDP,
+    beta: float,
+    state_distribution: StateDistribution = "discounted",
+    epsilon: float = 0.1,
+    initial_prior: ArrayLike | None = None,
+    tolerance: float = 1e-8,
+    max_iterations: int = 5000,
+) -> MutualInformationSolution:
+    """Policy and prior that are optimal for each other.
+
+    With "discounted" the objective rises at every iteration to a stationary point of Eq. (6). The other two are fixed
+    points, not optima, for gamma < 1: "stationary" is what section 3.2's sampling estimates, "behaviour" what a learner
+    converges to whose states come from its own epsilon-greedy behaviour.
+
+    Source: Grau-Moya et al. (2019), Eqs. 6 to 11; Tanaka, Sandberg and Skoglund (2017), arXiv 1708.09096.
+
+    :param beta: inverse temperature, positive
+    :param state_distribution: "discounted", "stationary" or "behaviour"
+    :param epsilon: exploration of "behaviour", in [0, 1]
+    :param initial_prior: (A,), by default uniform; an action at zero stays there
+    :param tolerance: largest deviation of the fitness accepted
+    :param max_iterations: evaluations of a prior; when they do not suffice, ``converged`` is False
+    :raises ValueError: an argument is outside its range
+    """
+    check_beta(beta)
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
+
+    def point_at(log_prior: Array, start: Array | None = None) -> _Point:
+        return _evaluate(mdp, beta, log_prior, state_distribution, epsilon, start)
+
+    point = point_at(checked_log_prior(mdp, initial_prior))
+    objectives = [point.objective]
+    stretch = 1.0  # exponent of the fitness: 1 is Blahut-Arimoto's step, more is over-relaxation
+    for _ in range(max_iterations):
+        buried = _without_dying_actions(point, tolerance)
+        if buried is not None:
+            candidate = point_at(buried, point.soft.v)
+            if candidate.gap <= tolerance:
+                point = candidate
+        if point.gap <= tolerance:
+            break
+        candidate = point_at(_stepped(point, stretch), point.soft.v)
+        better = _improves(candidate, point, state_distribution)
+        if better or (stretch <= 1 and state_distribution == "discounted"):
+            point = candidate
+            objectives.append(point.objective)
+            stretch = stretch * 1.5 if better else 1.0
+        elif stretch > 1:
+            stretch = 1.0
+        else:  # a fixed point without an objective: go on, but with less of each step
+            point = candidate
+            objectives.append(point.objective)
+            stretch = max(stretch / 2, 1e-3)
+    return _as_solution(point, tolerance, objectives)
+
+
+def _evaluate(
+    mdp: TabularMDP, beta: float, log_prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
+) -> _Point:
+    soft = solve_soft_values(mdp, beta, log_prior, 1e-12, 200, start)
+    weights = state_distribution(mdp, soft.policy, np.exp(log_prior), kind, epsilon)
+    log_fitness = logsumexp(beta * (soft.q - soft.v[:, None]), b=weights[:, None], axis=0)  # (A,)
+    return _Point(log_prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
+
+
+def _stepped(point: _Point, stretch: float) -> Array:
+    log_prior = point.log_prior + stretch * point.log_fitness
+    return log_prior - logsumexp(log_prior)
+
+
+def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
+    """The prior without the actions that are about to vanish, if that is all that separates it from an optimum."""
+    dying = (point.prior > 0) & (point.prior < _DEAD) & (point.log_fitness <= tolerance)
+    settled = np.abs(point.excess[~dying & (point.prior > 0)]) <= 1e-3
+    if not dying.any() or not settled.all():
+        return None
+    log_prior = np.where(dying, -np.inf, point.log_prior)
+    return log_prior - logsumexp(log_prior)
+
+
+def _improves(candidate: _Point, point: _Point, kind: StateDistribution) -> bool:
+    if kind == "discounted":
+        return candidate.objective > point.objective
+    return candidate.change < point.change
+
+
+def _as_solution(point: _Point, tolerance: float, objectives: list[float]) -> MutualInformationSolution:
+    marginal = point.weights @ point.soft.policy  # (A,)
+    with np.errstate(over="ignore"):
+        fitness = np.exp(point.log_fitness)
+    return MutualInformationSolution(
+        prior=point.prior,
+        policy=point.soft.policy,
+        q=point.soft.q,
+        v=point.soft.v,
+        objective=point.objective,
+        fitness=fitness,
+        mutual_information=float(point.weights @ rel_entr(point.soft.policy, marginal).sum(axis=1)),
+        converged=point.gap <= tolerance,
+        weights=point.weights,
+        objectives=np.array(objectives),
+    )

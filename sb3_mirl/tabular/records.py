@@ -1,0 +1,93 @@
+"""What a tabular run leaves behind, in SB3's own file formats."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import ResultsWriter
+
+from sb3_mirl.tabular.kernels import Evaluation, Log
+
+T = TypeVar("T", np.float64, np.int64)
+
+
+class Records:
+    """Episodes, evaluations and, when asked for, the actions of a run.
+
+    ``evaluation_timesteps`` (N,), ``evaluation_returns`` and ``evaluation_lengths`` (N, episodes) are the snapshots;
+    ``episode_returns``, ``episode_lengths`` and ``episode_ends`` (the step) (E,) the training episodes; ``states`` and
+    ``actions`` (steps,) are filled by ``learn(record_actions=True)``.
+    """
+
+    def __init__(self) -> None:
+        self._clear()
+        self._writer: ResultsWriter | None = None
+        self._started = self._last = 0.0
+
+    def _clear(self) -> None:
+        self.evaluation_timesteps: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.evaluation_returns: NDArray[np.float64] = np.empty((0, 0))
+        self.evaluation_lengths: NDArray[np.int64] = np.empty((0, 0), dtype=np.int64)
+        self.episode_returns: NDArray[np.float64] = np.empty(0)
+        self.episode_lengths: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.episode_ends: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.states: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self.actions: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+
+    @contextmanager
+    def open(self, log_path: str | None, env_id: str, anew: bool) -> Iterator[None]:
+        """Record a run, or with ``anew`` False the continuation of one.
+
+        :param log_path: folder that gets ``monitor.csv`` (a line per training episode, SB3's ``Monitor``) and
+            ``evaluations.npz`` (SB3's ``EvalCallback``); a continuation adds to them
+        """
+        if anew or not self._started:
+            self._clear()
+            self._started = time.time()
+        self._last = time.time()
+        if log_path is not None:
+            target = os.path.join(log_path, "monitor.csv")
+            header: dict[str, float | str] = {"t_start": self._started, "env_id": env_id}
+            self._writer = ResultsWriter(target, header=header, override_existing=anew or not os.path.exists(target))
+        try:
+            yield
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            if log_path is not None and len(self.evaluation_timesteps):
+                np.savez(
+                    os.path.join(log_path, "evaluations.npz"),
+                    timesteps=self.evaluation_timesteps,
+                    results=self.evaluation_returns,
+                    ep_lengths=self.evaluation_lengths,
+                )
+
+    def add(
+        self, log: Log, n_episodes: int, evaluation: Evaluation, snapshots: NDArray[np.int64], first: int, n_steps: int
+    ) -> None:
+        """Take over what the ``n_steps`` steps after step ``first`` left in the loop's arrays."""
+        now = time.time()
+        if self._writer is not None:
+            # the compiled loop has no clock: episodes are taken to end evenly over the chunk
+            times = self._last + (log.ends[:n_episodes] - first) / n_steps * (now - self._last) - self._started
+            for r, length, t in zip(log.returns[:n_episodes], log.lengths[:n_episodes], times, strict=True):
+                self._writer.write_row({"r": round(float(r), 6), "l": int(length), "t": round(float(t), 6)})
+        self._last = now
+        if len(snapshots):
+            self.evaluation_timesteps = np.concatenate([self.evaluation_timesteps, snapshots])
+            self.evaluation_returns = _joined(self.evaluation_returns, evaluation.returns)
+            self.evaluation_lengths = _joined(self.evaluation_lengths, evaluation.lengths)
+        self.episode_returns = np.concatenate([self.episode_returns, log.returns[:n_episodes]])
+        self.episode_lengths = np.concatenate([self.episode_lengths, log.lengths[:n_episodes]])
+        self.episode_ends = np.concatenate([self.episode_ends, log.ends[:n_episodes]])
+        self.states = np.concatenate([self.states, log.states])
+        self.actions = np.concatenate([self.actions, log.actions])
+
+
+def _joined(rows: NDArray[T], more: NDArray[T]) -> NDArray[T]:
+    return np.concatenate([rows, more]) if len(rows) else more
