@@ -61,12 +61,12 @@ def gym_spec(rom: str) -> EnvSpec | None:
     return gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
 
 
-def make_vector(rom: str, n_envs: int, *, noop_max: int, num_threads: int | None, **options: Any) -> Any:
+def make_vector(rom: str, n_envs: int, *, noop_max: int, num_threads: int, **options: Any) -> Any:
     """ALE's C++ vector environment: grayscale 84x84 frames, unclipped rewards, done only at game over, reset at once.
 
     :param rom: ROM id, as from :func:`rom_id`.
     :param noop_max: largest number of frames before the first observation, FIRE included.
-    :param num_threads: None for one per CPU that this process may use; never more than ``n_envs``.
+    :param num_threads: see :func:`thread_count`.
     :param options: further arguments of ``ale_py.ALEVectorInterface``.
     :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``.
     """
@@ -85,14 +85,14 @@ def make_vector(rom: str, n_envs: int, *, noop_max: int, num_threads: int | None
         # would lose the return
         reward_clipping=False,
         max_episode_steps=_NO_FRAME_CAP,
-        num_threads=_thread_count(n_envs, num_threads),
+        num_threads=num_threads,
         autoreset_mode="SameStep",
         **options,
     )
 
 
 def ale_seed(seed: int | None) -> int:
-    """The seed that gymnasium's AtariEnv passes to ALE for ``reset(seed=seed)``, less its sign bit."""
+    """The seed that gymnasium's AtariEnv passes to ALE for ``reset(seed=seed)``, less its sign bit; None goes on unseeded."""
     if seed is None:
         return CONTINUE_RNG
     if seed < 0:
@@ -101,9 +101,20 @@ def ale_seed(seed: int | None) -> int:
 
 
 def at_least(least: int, name: str, value: int) -> int:
+    """``value`` as an int, or a ValueError that names the argument."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
+
+
+def thread_count(n_envs: int, num_threads: int | None) -> int:
+    """The number of C++ threads: ``num_threads``, or one per CPU that this process may use; at most ``n_envs``."""
+    if num_threads is None:
+        # ALE would ask std::thread::hardware_concurrency(), which counts the machine's CPUs, not those this process may use
+        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # each thread spins before it sleeps, so more threads than envs only take CPU time from the learner;
+    # and the wake-up calls that end them share a ring of 2 n_envs entries with the actions
+    return min(at_least(1, "num_threads", num_threads), n_envs)
 
 
 @cache
@@ -117,12 +128,3 @@ def _class_name(rom: str) -> str:
 
 def _squash(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _thread_count(n_envs: int, num_threads: int | None) -> int:
-    if num_threads is None:
-        # ALE would ask std::thread::hardware_concurrency(), which counts the machine's CPUs, not those this process may use
-        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # each thread spins before it sleeps, so more threads than envs only take CPU time from the learner;
-    # and the wake-up calls that end them share a ring of 2 n_envs entries with the actions
-    return min(at_least(1, "num_threads", num_threads), n_envs)

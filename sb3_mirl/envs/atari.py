@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_mirl.envs.ale import CONTINUE_RNG, SCREEN_SIZE, ale_seed, at_least, gym_spec, make_vector, rom_id
+from sb3_mirl.envs.ale import CONTINUE_RNG, SCREEN_SIZE, ale_seed, at_least, gym_spec, make_vector, rom_id, thread_count
 from sb3_mirl.envs.shared import SharedAttributesVecEnv
 
 # 60 frames/s: 30 minutes of play in training, the 5 minutes of Mnih et al. (2015) in evaluation
@@ -38,11 +38,16 @@ class AtariVecEnv(SharedAttributesVecEnv):
     ``episode["l"]``    emulator frames                          steps
     ==================  =======================================  ==============================================
 
-    ``infos[i]`` always has ``lives`` and ``TimeLimit.truncated``; at a done also ``terminal_observation`` (frame_stack,
-    84, 84); at the end of a whole game (game over or cap, never a life loss) also ``episode``: ``r`` the unclipped
-    return of the game, ``l`` its length in steps, ``t`` seconds since construction. ``env_is_wrapped(Monitor)`` is
-    therefore true, and ``evaluate_policy`` reports whole unclipped games even on a training environment. After a done
-    by life loss, the newest frame of the next observation is that of ``terminal_observation``: no frame is skipped.
+    Rewards, lives, dones, returns and truncated observations are otherwise the same for the same actions. On a step that
+    ends in game over, both show a frame partly of the step before (which no agent uses).
+
+    ``infos[i]`` always has ``lives`` (0 at game over) and ``TimeLimit.truncated``; at a done also
+    ``terminal_observation`` (frame_stack, 84, 84); at the end of a whole game (game over or cap, never a life loss) also
+    ``episode``: ``r`` the unclipped return of the game, ``l`` its length in steps, ``t`` seconds since construction.
+    ``env_is_wrapped(Monitor)`` is therefore true, and ``evaluate_policy`` reports whole unclipped games even on a training
+    environment; a ``VecMonitor`` on top would overwrite this record by clipped lives (``monitor_file`` writes the CSV).
+    After a done by life loss, the newest frame of the next observation is that of ``terminal_observation``: no frame is
+    skipped. Observations are not reused: every step returns new arrays.
 
     :param game: "Breakout", "BreakoutNoFrameskip-v4", "ALE/Breakout-v5", "breakout" (see
         :func:`sb3_mirl.envs.ale.rom_id`; the name selects the game and nothing else).
@@ -103,6 +108,7 @@ class AtariVecEnv(SharedAttributesVecEnv):
         n_envs = at_least(1, "n_envs", n_envs)
         self.frame_skip = at_least(1, "frame_skip", frame_skip)
         self.frame_stack = at_least(1, "frame_stack", frame_stack)
+        self.num_threads = thread_count(n_envs, num_threads)
         cap = (TRAINING_FRAMES if training else EVALUATION_FRAMES) // self.frame_skip
         self.max_episode_steps = at_least(1, "max_episode_steps", cap if max_episode_steps is None else max_episode_steps)
         if not 0.0 <= repeat_action_probability <= 1.0:
@@ -110,7 +116,7 @@ class AtariVecEnv(SharedAttributesVecEnv):
         self._vector: Any = make_vector(
             self.game,
             n_envs,
-            num_threads=num_threads,
+            num_threads=self.num_threads,
             noop_max=at_least(0, "noop_max", noop_max),
             frame_skip=self.frame_skip,
             stack_num=self.frame_stack,

@@ -1,0 +1,246 @@
+"""AtariVecEnv plays the same games as SB3's AtariWrapper + VecFrameStack, and ends its episodes in the same way."""
+
+from collections import Counter
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ale_py")
+cv2 = pytest.importorskip("cv2")
+
+import gymnasium as gym  # noqa: E402
+from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv  # noqa: E402
+from stable_baselines3.common.env_util import make_atari_env  # noqa: E402
+from stable_baselines3.common.vec_env import VecFrameStack  # noqa: E402
+
+from sb3_mirl.envs import AtariVecEnv  # noqa: E402
+
+pytestmark = pytest.mark.atari
+
+# ALE's seed equals gymnasium's: its sign bit is clear (see ale_seed)
+SEED = 4
+# largest difference of one pixel, largest mean difference of a frame, to SB3's frames: colour is pooled there, gray here.
+# Zero where the objects that flicker or move have one colour.
+FRAME_BOUNDS = {
+    "Breakout": (0, 0.0),
+    "SpaceInvaders": (0, 0.0),
+    "Pong": (16, 0.06),
+    "Seaquest": (20, 0.06),
+    "Freeway": (20, 0.1),
+    "Qbert": (32, 0.08),
+    "MsPacman": (40, 0.15),
+}
+LIVES = {"Breakout": 5, "SpaceInvaders": 3, "Seaquest": 4, "Qbert": 4, "MsPacman": 3, "Pong": 0, "Freeway": 0}
+
+
+def random_actions(env: AtariVecEnv, rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(env.action_space.n, size=env.num_envs)
+
+
+def hidden_actions(fire: bool, real_reset: bool) -> Generator[int, tuple[bool, bool], None]:
+    """What SB3's EpisodicLifeEnv and FireResetEnv play inside `reset()`; is sent (done, game over) after each action."""
+    if not real_reset:
+        yield 0
+    for action in (1, 2) if fire else ():
+        done, over = yield action
+        if done and not over:
+            yield 0
+
+
+def play_hidden(env: AtariVecEnv, observation: np.ndarray, real_reset: bool) -> tuple[np.ndarray, bool]:
+    """The observation on which SB3's wrappers would return from `reset()`, and whether a done fell on it."""
+    plan = hidden_actions("FIRE" in env.get_action_meanings(), real_reset)
+    ended = False
+    try:
+        action = next(plan)
+        while True:
+            observation, _, dones, infos = env.step(np.array([action]))
+            ended = bool(dones[0])
+            action = plan.send((ended, "episode" in infos[0]))
+    except StopIteration:
+        return observation, ended
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("game", FRAME_BOUNDS)
+def test_same_games_as_sb3(game: str, training: bool) -> None:
+    """Rewards, lives, dones, truncation, returns and lengths are equal; frames within the bounds. Sticky actions included."""
+    cap = 300
+    # the evaluation half with sticky actions: ALE's random stream must be the same, too
+    sticky = 0.0 if training else 0.25
+    ours = AtariVecEnv(
+        game,
+        1,
+        SEED,
+        training=training,
+        noop_max=0,
+        use_fire_reset=False,
+        max_episode_steps=cap,
+        repeat_action_probability=sticky,
+    )
+    theirs = VecFrameStack(
+        make_atari_env(
+            f"{game}NoFrameskip-v4",
+            seed=SEED,
+            wrapper_kwargs={"noop_max": 0, "clip_reward": training, "terminal_on_life_loss": training},
+            env_kwargs={"max_num_frames_per_episode": 4 * cap, "repeat_action_probability": sticky},
+        ),
+        4,
+    )
+    rng, seen, differences = np.random.default_rng(0), Counter[str](), []
+    ours_obs, _ = play_hidden(ours, ours.reset(), True)
+    theirs.reset()
+    for _ in range(700):
+        actions = random_actions(ours, rng)
+        ours_obs, ours_rewards, ours_dones, (info,) = ours.step(actions)
+        theirs_obs, theirs_rewards, theirs_dones, (expected,) = theirs.step(actions)
+        assert ours_rewards[0] == theirs_rewards[0]
+        assert ours_dones[0] == theirs_dones[0]
+        for key in ("lives", "TimeLimit.truncated"):
+            assert info[key] == expected[key], key
+        assert ("episode" in info) == ("episode" in expected)
+        seen["rewards"] += ours_rewards[0] != 0
+        stale = False
+        if ours_dones[0]:
+            over = "episode" in info
+            seen["games" if over else "lives"] += 1
+            if over:
+                assert info["episode"]["r"] == expected["episode"]["r"]
+                assert info["episode"]["l"] == -(-expected["episode"]["l"] // 4)
+            if not over or info["TimeLimit.truncated"]:
+                pair = info["terminal_observation"][-1], expected["terminal_observation"][..., -1]
+                differences.append(np.abs(np.subtract(*pair, dtype=np.int16)))
+            # SB3 returns the observation before the reset, where its FIRE ended the episode
+            ours_obs, stale = play_hidden(ours, ours_obs, over)
+        if not stale:
+            differences.append(np.abs(np.subtract(ours_obs[0, -1], theirs_obs[0, ..., -1], dtype=np.int16)))
+    assert seen["games"] >= 2
+    assert seen["rewards"] > 0 or game == "Freeway"
+    assert (seen["lives"] > 0) == (training and LIVES[game] > 0)
+    assert len(differences) > 650
+    largest, mean = FRAME_BOUNDS[game]
+    assert max(d.max() for d in differences) <= largest
+    assert max(d.mean() for d in differences) <= mean
+
+
+@pytest.mark.parametrize("game", ["MsPacman", "Pong", "Qbert"])
+def test_frames_are_pooled_gray_screens(game: str) -> None:
+    """Bit for bit: ALE's gray screen, maximum of the last two frames of four, OpenCV's area interpolation."""
+    screens = MaxAndSkipEnv(gym.make(f"{game}NoFrameskip-v4", obs_type="grayscale"), 4)
+    env = AtariVecEnv(game, 1, SEED, training=False, noop_max=0, use_fire_reset=False)
+    screen, _ = screens.reset(seed=SEED)
+    observation, rng = env.reset(), np.random.default_rng(0)
+    for _ in range(200):
+        expected = cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(observation[0, -1], expected)
+        actions = random_actions(env, rng)
+        observation, _, (done,), _ = env.step(actions)
+        screen, _, terminated, _, _ = screens.step(actions[0])
+        assert done == terminated
+        if done:
+            break
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Seaquest", "Pong"])
+def test_stacks_are_those_of_vec_frame_stack(game: str) -> None:
+    """Observations and terminal observations, over life losses, ends of games and truncations."""
+    env = AtariVecEnv(game, 4, SEED, max_episode_steps=120)
+    reference = VecFrameStack(AtariVecEnv(game, 4, SEED, max_episode_steps=120, frame_stack=1), 4)
+    np.testing.assert_array_equal(env.reset(), reference.reset())
+    rng, seen = np.random.default_rng(0), Counter[str]()
+    for _ in range(400):
+        actions = random_actions(env, rng)
+        observations, rewards, dones, infos = env.step(actions)
+        expected_observations, expected_rewards, expected_dones, expected_infos = reference.step(actions)
+        np.testing.assert_array_equal(observations, expected_observations)
+        np.testing.assert_array_equal(rewards, expected_rewards)
+        np.testing.assert_array_equal(dones, expected_dones)
+        for info, expected, done in zip(infos, expected_infos, dones, strict=True):
+            assert ("terminal_observation" in info) == done
+            if done:
+                np.testing.assert_array_equal(info["terminal_observation"], expected["terminal_observation"])
+                seen["truncated" if info["TimeLimit.truncated"] else "over" if "episode" in info else "life"] += 1
+    assert seen["truncated"] > 0
+    assert game == "Pong" or seen["life"] > 0
+    assert game != "Breakout" or seen["over"] > 0
+
+
+# --- ends of episodes
+
+
+def test_truncation_shows_the_last_observation_and_starts_a_new_game() -> None:
+    """Against a twin that plays on; ALE's own cap would leave the last frame half-written."""
+    short = AtariVecEnv("Pong", 3, SEED, max_episode_steps=50)
+    long = AtariVecEnv("Pong", 3, SEED)
+    np.testing.assert_array_equal(short.reset(), long.reset())
+    rng = np.random.default_rng(0)
+    for step in range(1, 51):
+        actions = random_actions(short, rng)
+        observations, _, dones, infos = short.step(actions)
+        expected, _, _, _ = long.step(actions)
+        assert dones.all() == dones.any() == (step == 50)
+    for i in range(3):
+        np.testing.assert_array_equal(infos[i]["terminal_observation"], expected[i])
+        assert infos[i]["TimeLimit.truncated"] and infos[i]["episode"]["l"] == 50
+    assert not observations[:, :-1].any() and observations[:, -1].any()
+    # the next 50 steps are a game of their own
+    for step in range(1, 51):
+        _, _, dones, infos = short.step(random_actions(short, rng))
+        assert dones.all() == dones.any() == (step == 50)
+
+
+def test_life_loss_continues_the_game() -> None:
+    """Against an evaluation twin: the same screens, but the stack begins anew at each life."""
+    env = AtariVecEnv("Breakout", 4, SEED)
+    plain = AtariVecEnv("Breakout", 4, SEED, training=False)
+    np.testing.assert_array_equal(env.reset(), plain.reset())
+    rng, lost, since_loss = np.random.default_rng(0), 0, np.full(4, 9)
+    for _ in range(200):
+        actions = random_actions(env, rng)
+        observations, _, dones, infos = env.step(actions)
+        expected, _, plain_dones, plain_infos = plain.step(actions)
+        np.testing.assert_array_equal(observations[:, -1], expected[:, -1])
+        since_loss += 1
+        for i in range(4):
+            assert infos[i]["lives"] == plain_infos[i]["lives"]
+            if dones[i] and not plain_dones[i]:
+                assert "episode" not in infos[i] and not infos[i]["TimeLimit.truncated"]
+                np.testing.assert_array_equal(infos[i]["terminal_observation"][-1], expected[i, -1])
+                lost, since_loss[i] = lost + 1, 0
+            if plain_dones[i]:
+                assert dones[i] and infos[i]["lives"] == 0 and env.reset_infos[i] == {"lives": 5}
+                since_loss[i] = 9
+            blank = max(3 - since_loss[i], 0)
+            assert not observations[i, :blank].any()
+            np.testing.assert_array_equal(observations[i, blank:], expected[i, blank:])
+    assert lost > 10
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Qbert", "Asterix", "Boxing", "Enduro"])
+def test_episode_records_over_a_long_run(game: str) -> None:
+    """Returns and lengths of whole games equal own sums of an unclipped twin's rewards; clipping is the sign."""
+    options = {"n_envs": 4, "seed": SEED, "max_episode_steps": 250}
+    env, unclipped = AtariVecEnv(game, **options), AtariVecEnv(game, clip_reward=False, episodic_life=False, **options)
+    env.reset(), unclipped.reset()
+    rng, returns, lengths, episodes = np.random.default_rng(1), np.zeros(4), np.zeros(4), 0
+    for _ in range(500):
+        actions = random_actions(env, rng)
+        before = env.lives
+        observations, rewards, dones, infos = env.step(actions)
+        _, true_rewards, game_ends, true_infos = unclipped.step(actions)
+        assert rewards.dtype == np.float32 and dones.dtype == np.bool_ and observations.dtype == np.uint8
+        np.testing.assert_array_equal(rewards, np.sign(true_rewards))
+        returns, lengths = returns + true_rewards, lengths + 1
+        for i in range(4):
+            assert ("episode" in infos[i]) == game_ends[i]
+            if game_ends[i]:
+                assert dones[i]
+                for info in (infos[i], true_infos[i]):
+                    assert (info["episode"]["r"], info["episode"]["l"]) == (returns[i], lengths[i])
+                    assert info["TimeLimit.truncated"] == (lengths[i] == 250 and info["lives"] == before[i])
+                returns[i] = lengths[i] = 0
+                episodes += 1
+            else:
+                assert dones[i] == (0 < infos[i]["lives"] < before[i])
+    assert episodes >= 8
