@@ -1,0 +1,61 @@
+"""
+``python -m sb3_mirl <command> ...``: the RL Zoo's commands, which then know ``--algo mirl`` and ``--algo softdqn``.
+
+The options are the zoo's own: ``python -m sb3_mirl train --help``, https://rl-baselines3-zoo.readthedocs.io.
+"""
+
+import importlib
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+# where the zoo keeps a function of the command's name
+FUNCTIONS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "plot_train": "rl_zoo3.plots",
+    "plot_from_file": "rl_zoo3.plots",
+    "all_plots": "rl_zoo3.plots",
+}
+# the others are scripts
+SCRIPTS = ("record_video", "record_training", "push_to_hub", "load_from_hub", "benchmark")
+
+
+def main() -> None:
+    """Runs the zoo's command named by the first argument."""
+    commands = ", ".join((*FUNCTIONS, *SCRIPTS))
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(f"{(__doc__ or '').strip()}\n\nCommands: {commands}")
+        return
+    if command not in (*FUNCTIONS, *SCRIPTS):
+        sys.exit(f"sb3_mirl: unknown command {command!r}. Commands: {commands}")
+    try:
+        import sb3_mirl.zoo  # noqa: F401  registers the algorithms
+    except ModuleNotFoundError as error:
+        sys.exit(f"sb3_mirl: the RL Zoo is not complete ({error}): pip install 'sb3-mirl[zoo,plots]'")
+    with tempfile.TemporaryDirectory() as hook:
+        _register_in_children(Path(hook))
+        _run(command)
+
+
+def _run(command: str) -> None:
+    del sys.argv[1]
+    if command in FUNCTIONS:
+        sys.argv[0] = command
+        getattr(importlib.import_module(FUNCTIONS[command]), command)()
+    else:
+        runpy.run_module(f"rl_zoo3.{command}", run_name="__main__", alter_sys=True)
+
+
+def _register_in_children(folder: Path) -> None:
+    """The zoo's record_training and benchmark start its other commands as processes, which import ``custom_envs``."""
+    (folder / "custom_envs.py").write_text("import sb3_mirl.zoo\n")
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(folder) if path is None else f"{folder}{os.pathsep}{path}"
+
+
+if __name__ == "__main__":
+    main()

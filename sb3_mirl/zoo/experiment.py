@@ -1,0 +1,90 @@
+"""The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from rl_zoo3 import exp_manager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mirl.mirl import MIRL
+from sb3_mirl.soft_dqn import SoftDQN
+
+ALGORITHMS = ("softdqn", "mirl")
+_PACKAGE = Path(__file__).parents[1]
+# inside the package in a wheel, next to it in a clone
+CONFIGS = _PACKAGE / "zoo_configs" if (_PACKAGE / "zoo_configs").is_dir() else _PACKAGE.parent / "zoo_configs"
+
+
+def config_of(algo: str, conf: str | None = None) -> str | None:
+    """
+    What ``-conf`` stands for.
+
+    :param algo: "softdqn" or "mirl"; other algorithms have their configurations in the zoo
+    :param conf: the zoo's option: a file, a module, or one of our presets; None for the default configuration
+    :return: file or module
+    :raises ValueError: if there is no such preset and no such module
+    """
+    if algo not in ALGORITHMS:
+        return conf
+    shipped = CONFIGS / (conf or "") / f"{algo}.yml"
+    if shipped.is_file():
+        return str(shipped)
+    if conf is None:
+        raise FileNotFoundError(f"The configuration {shipped} is missing: install sb3-mirl again, or give one by -conf.")
+    if not conf.endswith((".yml", ".yaml", ".py")) and not _is_module(conf):
+        presets = ", ".join(sorted(path.parent.name for path in CONFIGS.glob(f"*/{algo}.yml")))
+        raise ValueError(f"-conf {conf} is neither a preset of {algo} ({presets}), nor a module, nor a .yml or .py file.")
+    return conf
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+class Experiment(exp_manager.ExperimentManager):
+    """
+    The zoo's ``ExperimentManager``, but for two things: it finds the configurations and presets of ``sb3_mirl``, and
+    ``-i`` continues one of its agents instead of starting the schedules anew.
+    """
+
+    def __init__(self, args: Any, algo: str, *positional: Any, config: str | None = None, **options: Any) -> None:
+        super().__init__(args, algo, *positional, config=config_of(algo, config), **options)  # type: ignore[misc]
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if isinstance(model, SoftDQN):
+            _go_on(model)
+        return model
+
+
+class _ContinuedSoftDQN(SoftDQN):
+    """SoftDQN whose steps, and with them epsilon and a linear beta, go on: the zoo calls ``learn`` as for a new agent."""
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        return super().learn(*args, **{"reset_num_timesteps": False, **kwargs})
+
+
+class _ContinuedMIRL(_ContinuedSoftDQN, MIRL):
+    """As :class:`_ContinuedSoftDQN`."""
+
+
+def _go_on(model: SoftDQN) -> None:
+    # a class and not an attribute, which `save` would write
+    model.__class__ = cast(Any, _ContinuedMIRL if isinstance(model, MIRL) else _ContinuedSoftDQN)
+    if model.replay_buffer is None or model.replay_buffer.size() == 0:
+        print(
+            f"The replay memory of this agent was not saved: it is filled by {model.learning_starts} random steps first "
+            "(train with --save-replay-buffer to go on at once)."
+        )
+        # updates from a handful of transitions would undo the training
+        model.learning_starts += model.num_timesteps
+
+
+def install() -> None:
+    """Makes the zoo's commands that are imported from now on use :class:`Experiment`."""
+    exp_manager.ExperimentManager = Experiment  # type: ignore[misc]
