@@ -221,15 +221,17 @@ def test_samples_own_their_memory():
 
 
 def test_arrays_may_be_reused_by_the_caller():
+    """A reset written over the terminal observation must not be taken for it."""
     ours, theirs = both(10)
     stream = Stream(n_colours=200)
     obs, next_obs = np.zeros((2, 1, *SPACE.shape), dtype=np.uint8)
-    for _ in range(15):
-        transition = stream.step(["go on"])
+    for step in range(15):
+        transition = stream.step(["terminate" if step % 4 == 0 else "go on"])
         obs[:], next_obs[:] = transition[:2]
         ours.add(obs, next_obs, *transition[2:])
         theirs.add(obs, next_obs, *transition[2:])
-        next_obs[:] = stream.observations([stream.reset()])
+        obs, next_obs = next_obs, obs
+        obs[:] = stream.observations(stream.stacks)
     assert_same_contents(ours, theirs)
 
 
@@ -300,8 +302,6 @@ class TestState:
             transition = stream.step(stream.random_events(p_event))
             loaded.add(*transition)
             theirs.add(*transition)
-        # continuity survives too: the same frames are taken as without the detour
-        assert loaded._writer._newest.dtype == ours._writer._newest.dtype
 
     def test_loaded_stream_is_continued_without_a_break(self):
         buffer = FrameReplayBuffer(40, SPACE, ACTIONS)
@@ -407,8 +407,9 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             FrameReplayBuffer(10, space, ACTIONS, **kwargs)
 
+    @pytest.mark.parametrize("frame", [0, 1, 2])
     @pytest.mark.parametrize("good_steps", [0, 1, 30])
-    def test_observations_that_are_not_stacked(self, good_steps):
+    def test_observations_that_are_not_stacked(self, good_steps, frame):
         ours, theirs = both(20, n_envs=2)
         stream = Stream(n_envs=2, n_colours=200)
         for _ in range(good_steps):
@@ -416,7 +417,7 @@ class TestErrors:
             ours.add(*transition)
             theirs.add(*transition)
         obs, next_obs, *rest = stream.step(["go on"] * 2)
-        next_obs[1, 1] = ~next_obs[1, 1]
+        next_obs[1, frame, 0, 0] ^= 1
         with pytest.raises(ValueError, match=r"not stacks of 4 frames: in environments \[1\]"):
             ours.add(obs, next_obs, *rest)
         if good_steps:  # nothing of the refused transition remains

@@ -86,13 +86,12 @@ class StackWriter:
         if not visible.any():
             return BLACK
         padding = int(visible.argmax())
-        padded_by_first = False
-        if padding == 0:
+        padded_with_black = padding > 0
+        if not padded_with_black:
             differs = (stack != stack[0]).any(axis=1)
             padding = int(differs.argmax() if differs.any() else len(stack)) - 1
-            padded_by_first = padding > 0
         slots = self.pool.take(len(stack) - padding)
-        oldest = slots[0] if padded_by_first else BLACK
+        oldest = BLACK if padded_with_black else slots[0]  # a link to itself repeats it
         previous = np.concatenate(([oldest], slots[:-1])).astype(np.int32)
         self.pool.write(slots, np.ascontiguousarray(stack[padding:]), previous)
         return int(slots[-1])
