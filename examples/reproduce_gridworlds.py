@@ -146,8 +146,8 @@ def summary(results: dict[str, dict[str, Result]], options: argparse.Namespace, 
         "Mean and half-width of the 95 % interval over seeds (Student t).",
         "",
         "AUC: area under the curve divided by its length, the mean return. Final: over the last tenth of training. Steps to "
-        f"the optimum: until the return (moving average, {SMOOTHING} snapshots) is within {NEAR:g} of the best policy's; with ≥ "
-        "some seed was stopped before. Last rows: MIRL minus the baseline, seed by seed, with the p-value of a paired t-test.",
+        f"the optimum: until the return (moving average, {SMOOTHING} snapshots) is within {NEAR:g} of the best policy's; ≥ if "
+        "a seed never got there. Last rows: MIRL minus the baseline, seed by seed, with the p-value of a paired t-test.",
     ]
     for world, of_world in results.items():
         best = optimum(WORLDS[world])

@@ -13,7 +13,7 @@ from sb3_mirl.tabular.mdp import Array, Matrix, TabularMDP
 StateDistribution = Literal["discounted", "stationary", "behaviour"]
 
 _DIRECT_STATES = 2000  # up to here a sparse LU factorisation is as quick as an iterative solver
-_KRYLOV_RTOL = 1e-12
+_KRYLOV_RTOL = 1e-11
 # the long-run distribution as the limit of a discount: it exists for every chain, periodic and reducible ones too
 _NEAR_ONE = 1 - 1e-9
 
@@ -54,14 +54,17 @@ def solve_chain(chain: Matrix, discount: float, right: Array) -> Array:
     if isinstance(chain, np.ndarray):
         return np.asarray(np.linalg.solve(np.eye(len(right)) - discount * chain, right), dtype=np.float64)
     from scipy.sparse import eye_array
-    from scipy.sparse.linalg import bicgstab, spsolve
+    from scipy.sparse.linalg import bicgstab, gcrotmk, spsolve
 
     matrix = eye_array(len(right), format="csr") - discount * chain
     if len(right) > _DIRECT_STATES and discount < _NEAR_ONE:
-        solution, failed = bicgstab(matrix, right, rtol=_KRYLOV_RTOL)
-        # bicgstab may break down, and its own residual may drift from the true one
-        if not failed and np.linalg.norm(matrix @ solution - right) <= 100 * _KRYLOV_RTOL * np.linalg.norm(right):
-            return solution
+        # bicgstab is the quickest and may break down, gcrotmk is slower and does not, a factorisation takes memory
+        for solver in (bicgstab, gcrotmk):
+            with np.errstate(all="ignore"):
+                solution, failed = solver(matrix, right, rtol=_KRYLOV_RTOL)
+            # its own residual may have drifted from the true one
+            if not failed and np.linalg.norm(matrix @ solution - right) <= 10 * _KRYLOV_RTOL * np.linalg.norm(right):
+                return solution
     return spsolve(matrix.tocsc(), right)
 
 

@@ -59,11 +59,13 @@ def soft_backup(mdp: TabularMDP, v: Array, beta: float, log_prior: Array, discou
     :param log_prior: (A,), normalised; -inf for an action that is never taken
     """
     q = mdp.reward + discount * (mdp.matrix @ v).reshape(mdp.reward.shape)
-    # without its largest term the sum's logarithm keeps all digits when beta is small
     top = q.max(axis=1, keepdims=True)  # (S, 1)
     scores = beta * (q - top) + log_prior  # (S, A)
     log_sum = logsumexp(scores, axis=1, keepdims=True)  # (S, 1)
-    return q, (top + log_sum / beta)[:, 0], np.exp(scores - log_sum)
+    # for a small beta the logarithm is close to 0 and its digits are in sum - 1
+    sum_minus_one = np.expm1(beta * (q - top)) @ np.exp(log_prior)  # (S,)
+    log_sum_exact = np.where(sum_minus_one > -0.5, np.log1p(np.maximum(sum_minus_one, -0.5)), log_sum[:, 0])
+    return q, top[:, 0] + log_sum_exact / beta, np.exp(scores - log_sum)
 
 
 def soft_value_iteration(
