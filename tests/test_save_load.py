@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
@@ -103,6 +107,28 @@ def test_history_goes_on_when_a_run_is_continued(small: dict[str, Any], tmp_path
         assert list(saved["actions"]) == ["NOOP", "FIRE", "RIGHT"]
         np.testing.assert_array_equal(saved["timesteps"], np.arange(51, 101))
         assert saved["prior"].shape == (50, 3)
+
+
+@pytest.mark.parametrize("saved", ["eager", "fast"])
+def test_optimizer_state_follows_the_memory_layout(small: dict[str, Any], tmp_path: Any, saved: str) -> None:
+    """The paths lay out the convolutions differently; a model of either goes on alike in both."""
+    images = dict(observation_space=spaces.Box(0, 255, (4, 36, 36), np.uint8), action_space=spaces.Discrete(3))
+    env = FakeImageEnv(3, screen_height=36, screen_width=36, n_channels=4, channel_first=True)
+    small.pop("policy_kwargs")
+    SoftDQN("CnnPolicy", env, update_path=saved, **small).learn(80).save(tmp_path / "model")
+    weights = []
+    for path in ("eager", "fast"):
+        model = SoftDQN.load(tmp_path / "model", env=env, update_path=path)
+        model.replay_buffer = ReplayBuffer(32, **images, device="cpu")  # type: ignore[arg-type]
+        rng = np.random.default_rng(0)
+        for _ in range(32):
+            obs, next_obs = rng.integers(0, 256, (2, 1, 4, 36, 36), dtype=np.uint8)
+            model.replay_buffer.add(obs, next_obs, rng.integers(0, 3, 1), rng.normal(size=1), np.zeros(1), [{}])
+        np.random.seed(0)
+        model._logger = Logger(None, [])
+        model.train(gradient_steps=3, batch_size=8)
+        weights.append(th.cat([p.detach().flatten() for p in model.q_net.parameters()]))
+    th.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
 
 
 def test_infinite_beta_survives(small: dict[str, Any], tmp_path: Any) -> None:

@@ -36,7 +36,7 @@ def test_softdqn_at_infinite_beta_is_dqn(small: dict[str, Any], n_steps: int) ->
         **{**small, "policy_kwargs": adam},
         beta_schedule="constant",
         beta_init=math.inf,
-        batched_updates=False,
+        update_path="eager",
     ).learn(10)
     soft.policy.q_net.load_state_dict(dqn.q_net.state_dict())
     soft.policy.q_net_target.load_state_dict(dqn.q_net_target.state_dict())
@@ -100,8 +100,8 @@ def test_entropy_bonus_adds_log_a_over_beta(small: dict[str, Any]) -> None:
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_batched_updates_equal_one_by_one(small: dict[str, Any], n_envs: int) -> None:
     models = []
-    for batched in (True, False):
-        model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * n_envs), batched_updates=batched, **small).learn(100)
+    for path in ("fast", "eager"):
+        model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * n_envs), update_path=path, **small).learn(100)
         models.append(model)
     batched, plain = models
     plain.policy.load_state_dict(batched.policy.state_dict())

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sb3_mirl.soft_dqn.soft_dqn import SoftDQN
 
 BETA_SCHEDULES = ("inverse_loss", "linear", "constant")
+UPDATE_PATHS = ("fast", "eager")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -39,6 +41,8 @@ def check_arguments(model: "SoftDQN") -> None:
     """
     check_choice("beta_schedule", model.beta_schedule, BETA_SCHEDULES)
     check_choice("exploration", model.exploration, model.explorations)
+    check_choice("update_path", model.update_path, UPDATE_PATHS)
+    check_choice("precision", model.precision, PRECISIONS)
     check_range("beta_init", model.beta_init, 0, math.inf, low_open=True, high_open=model.beta_schedule != "constant")
     check_range("beta_lr", model.beta_lr, 0, 1)
     check_range("beta_slope", model.beta_slope, 0, math.inf, low_open=True, high_open=True)

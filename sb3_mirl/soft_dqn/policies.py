@@ -23,6 +23,7 @@ class SoftQPolicy(dqn.DQNPolicy):
     log_prior: th.Tensor  # (A,) log rho(a), float64: float32 loses an action after 103 e-folds
     beta: th.Tensor  # scalar, inverse temperature
     action_counts: th.Tensor  # (A,) executed actions, for marginal exploration
+    channels_last = False  # memory layout of the convolutions' weights
 
     def _build(self, lr_schedule: Schedule) -> None:
         if issubclass(self.optimizer_class, th.optim.Adam):
@@ -32,6 +33,22 @@ class SoftQPolicy(dqn.DQNPolicy):
         self.register_buffer("log_prior", uniform_log_prior(n_actions))
         self.register_buffer("beta", th.ones((), dtype=th.float64))
         self.register_buffer("action_counts", th.zeros(n_actions, dtype=th.float64))
+
+    def use_channels_last(self) -> None:
+        """Lays out the convolutions' weights as the CPU's kernels want them; values and saved files are the same."""
+        self.channels_last = any(p.dim() == 4 for p in self.parameters())
+        if self.channels_last:
+            self.to(memory_format=th.channels_last)  # type: ignore[call-overload]
+
+    def align_optimizer_state(self) -> None:
+        """
+        Gives loaded optimiser state the memory layout of its parameters: the fused Adam of the CPU walks both in the
+        order of memory, and would silently pair the wrong elements.
+        """
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, th.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[name] = th.empty_like(parameter).copy_(value)
 
     @property
     def prior(self) -> np.ndarray:

@@ -67,8 +67,9 @@ class SoftDQN(DQN):
         executed actions (SQL_m)
     :param entropy_bonus: False regularises with the KL to the uniform prior; True with the entropy
         (no log|A| in the target, Schulman et al. 2017, Eq. 83)
-    :param batched_updates: draw the minibatches of a rollout at once and evaluate the target network on all of them
-        in one pass; False does one after the other, as SB3 does
+    :param update_path: "fast" draws the minibatches of a rollout at once, evaluates the target network on all of them
+        in one pass and uses the memory layout of the device; "eager" does one after the other, as SB3 does
+    :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32)
     :param stats_window_size: episodes in the moving averages of ``rollout/``
     :param tensorboard_log: directory of the TensorBoard logs, None for no logs
     :param policy_kwargs: arguments of the policy
@@ -115,7 +116,8 @@ class SoftDQN(DQN):
         beta_max: float = 1e4,
         exploration: str = "uniform",
         entropy_bonus: bool = False,
-        batched_updates: bool = True,
+        update_path: str = "fast",
+        precision: str = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -163,7 +165,8 @@ class SoftDQN(DQN):
         self.beta_max = beta_max
         self.exploration = exploration
         self.entropy_bonus = entropy_bonus
-        self.batched_updates = batched_updates
+        self.update_path = update_path
+        self.precision = precision
         self._epsilon_ceiling = 1.0
         self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
         self._mean_loss: th.Tensor | None = None
@@ -228,7 +231,14 @@ class SoftDQN(DQN):
 
     def _create_aliases(self) -> None:
         checks.check_policy(self)
+        if self.update_path == "fast" and self.device.type == "cpu":
+            self.policy.use_channels_last()
         super()._create_aliases()
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """As in SB3."""
+        super().set_parameters(*args, **kwargs)
+        self.policy.align_optimizer_state()
 
     def _setup_learn(
         self,
@@ -336,15 +346,11 @@ class SoftDQN(DQN):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
-        minibatches = update.all_at_once if self.batched_updates else update.one_by_one
+        run = update.all_at_once if self.update_path == "fast" else update.one_by_one
         sample = update.sampler(self.replay_buffer, self._vec_normalize_env)
-        rule = self._update_rule()
-        losses = [
-            update.gradient_update(self.policy, batch, rule)
-            for batch in minibatches(sample, self.q_net_target, self.gamma, gradient_steps, batch_size)
-        ]
+        losses = run(self.policy, sample, self._update_rule(), gradient_steps, batch_size)
         self._n_updates += gradient_steps
-        self._mean_loss = th.stack(losses).mean()
+        self._mean_loss = losses.mean()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":
             # elsewhere reading the loss would wait for the device; `dump_logs` does it when it is shown
@@ -352,7 +358,8 @@ class SoftDQN(DQN):
 
     def _update_rule(self) -> update.UpdateRule:
         beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
-        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus)
+        bfloat16 = self.precision == "bfloat16"
+        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16)
 
     def dump_logs(self) -> None:
         """Writes the log; ``train/beta_max_q`` is the mean over environments of beta max_a Q(s, a), Figure 8."""

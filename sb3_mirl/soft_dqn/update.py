@@ -34,23 +34,59 @@ class UpdateRule(NamedTuple):
     beta_lr: float  # 0: beta does not follow the loss
     beta_max: float
     entropy_bonus: bool
+    bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
 
 
-def one_by_one(sample: Sampler, target: QNetwork, gamma: float, n: int, batch_size: int) -> Iterator[Minibatch]:
-    """n minibatches as SB3 draws them: sampled, and evaluated by the target network, one after the other."""
-    for _ in range(n):
-        yield _minibatch(sample(batch_size), target, gamma)
-
-
-def all_at_once(sample: Sampler, target: QNetwork, gamma: float, n: int, batch_size: int) -> Iterator[Minibatch]:
+def one_by_one(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
     """
-    The same n minibatches from one draw and one forward pass: the target network does not change between
-    them, so the results are those of :func:`one_by_one` up to the rounding of a larger matrix product.
+    n updates as SB3 does them: sample, evaluate the target network, step, and again.
+
+    :param policy: changed in place
+    :param sample: draws a number of transitions
+    :param rule: constants of the updates
+    :param n: number of updates
+    :param batch_size: B, transitions in each
+    :return: (n,) losses
     """
-    drawn = _minibatch(sample(n * batch_size), target, gamma)
-    for start in range(0, n * batch_size, batch_size):
-        rows = slice(start, start + batch_size)
-        yield Minibatch(_rows(drawn.observations, rows), *(tensor[rows] for tensor in drawn[1:]))
+    return th.stack([gradient_update(policy, make_batch(policy, sample(batch_size), rule), rule) for _ in range(n)])
+
+
+def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
+    """
+    The updates of :func:`one_by_one` with all n minibatches drawn, and evaluated by the target network, together.
+
+    The target network does not change between the updates, so the results are the same up to the rounding of a
+    larger matrix product.
+    """
+    drawn = make_batch(policy, sample(n * batch_size), rule)
+    return th.stack([gradient_update(policy, batch, rule) for batch in split(drawn, n)])
+
+
+@th.no_grad()
+def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
+    """Transitions as the replay buffer gives them, with the target network evaluated at s'."""
+    discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
+    with _autocast(data.rewards, rule):
+        next_q = policy.q_net_target(_like_weights(data.next_observations, policy))
+    return Minibatch(
+        observations=_like_weights(data.observations, policy),
+        actions=data.actions.long(),
+        rewards=data.rewards.squeeze(1),
+        discounts=discounts * (1 - data.dones.squeeze(1)),
+        next_q=next_q.float(),
+    )
+
+
+def split(batch: Minibatch, n: int) -> Iterator[Minibatch]:
+    """n minibatches of equal size, in order."""
+    size = len(batch.rewards) // n
+    for start in range(0, n * size, size):
+        rows = slice(start, start + size)
+        if isinstance(batch.observations, dict):
+            observations: PyTorchObs = {key: value[rows] for key, value in batch.observations.items()}
+        else:
+            observations = batch.observations[rows]
+        yield Minibatch(observations, *(tensor[rows] for tensor in batch[1:]))
 
 
 def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> th.Tensor:
@@ -67,7 +103,9 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     target = soft_q_target(batch.rewards, batch.discounts, batch.next_q, policy.log_prior, policy.beta)
     if rule.entropy_bonus:
         target = target + batch.discounts * entropy_bonus(policy.log_prior.shape[0], policy.beta)
-    q = policy.q_net(batch.observations).gather(1, batch.actions).squeeze(1)  # (B,)
+    with _autocast(batch.rewards, rule):
+        q = policy.q_net(batch.observations)
+    q = q.float().gather(1, batch.actions).squeeze(1)  # (B,)
     loss = F.smooth_l1_loss(q, target.to(q.dtype))
 
     policy.optimizer.zero_grad()
@@ -87,26 +125,24 @@ def sampler(buffer: ReplayBuffer, env: object) -> Sampler:
     return lambda batch_size: buffer.sample(batch_size, env=env)  # type: ignore[arg-type]
 
 
-@th.no_grad()
-def _minibatch(data: Samples, target: QNetwork, gamma: float) -> Minibatch:
-    discounts = gamma if data.discounts is None else data.discounts.squeeze(1)
-    return Minibatch(
-        observations=data.observations,
-        actions=data.actions.long(),
-        rewards=data.rewards.squeeze(1),
-        discounts=discounts * (1 - data.dones.squeeze(1)),
-        next_q=target(data.next_observations),
-    )
+def _autocast(like: th.Tensor, rule: UpdateRule) -> th.autocast:
+    return th.autocast(like.device.type, th.bfloat16, enabled=rule.bfloat16)
 
 
-def _rows(observations: PyTorchObs, rows: slice) -> PyTorchObs:
-    if isinstance(observations, dict):
-        return {key: value[rows] for key, value in observations.items()}
-    return observations[rows]
+def _like_weights(observations: PyTorchObs, policy: SoftQPolicy) -> PyTorchObs:
+    """Images in the memory layout of the convolutions' weights, cheapest to change while they are uint8."""
+    if policy.channels_last and isinstance(observations, th.Tensor) and observations.dim() == 4:
+        return observations.contiguous(memory_format=th.channels_last)
+    return observations
 
 
 def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
-    return th.nn.utils.clip_grad_norm_(q_net.parameters(), th.inf if max_norm is None else max_norm)
+    parameters = [p for p in q_net.parameters() if p.grad is not None]
+    norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # the CPU need not multiply by 1; elsewhere looking at the norm would wait for the device
+    if max_norm is not None and (norm.device.type != "cpu" or norm > max_norm):
+        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def _describe_non_finite(batch: Minibatch, q: th.Tensor, target: th.Tensor, norm: th.Tensor) -> str:
