@@ -20,7 +20,9 @@ Array = NDArray[np.float64]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {"ql": "#0072B2", "dqn": "#0072B2", "sql": "#009E73", "sql_m": "#CC79A7", "mirl": "#D55E00"}
+COLOURS |= {"mirl_u": "#E69F00", "mirl_mix": "#56B4E9"}
 LABELS = {"ql": "QL", "dqn": "DQN", "sql": "SQL", "sql_m": "SQL$_m$", "mirl": "MIRL"}
+LABELS |= {"mirl_u": "MIRL, uniform exploration", "mirl_mix": "MIRL, mixed exploration"}
 """One colour and one name per agent, for all pictures."""
 
 # the same palette for actions, the most different colours first
@@ -62,13 +64,46 @@ def learning_curve(ax: Axes, timesteps: ArrayLike, values: ArrayLike, agent: str
     :param agent: a key of ``COLOURS``
     :param label: by default the agent's name
     """
-    mean, low, high = mean_interval(values)
+    return estimate_curve(ax, timesteps, mean_interval(values), agent, label)
+
+
+def estimate_curve(
+    ax: Axes, x: ArrayLike, estimate: tuple[ArrayLike, ArrayLike, ArrayLike], agent: str, label: str | None = None
+) -> Axes:
+    """An estimate and its interval along x.
+
+    :param x: (points,)
+    :param estimate: value, lower and upper end, each (points,); NaN ends draw no interval
+    :param agent: a key of ``COLOURS``
+    :param label: by default the agent's name
+    """
+    mean, low, high = (np.asarray(part, dtype=np.float64) for part in estimate)
     front = agent == "mirl"
-    ax.fill_between(np.asarray(timesteps), low, high, color=COLOURS[agent], alpha=0.18, linewidth=0, zorder=2 + front)
+    ax.fill_between(np.asarray(x), low, high, color=COLOURS[agent], alpha=0.18, linewidth=0, zorder=2 + front)
     ax.plot(
-        np.asarray(timesteps), mean, color=COLOURS[agent], label=label or LABELS[agent], linewidth=1.9 if front else 1.4,
+        np.asarray(x), mean, color=COLOURS[agent], label=label or LABELS[agent], linewidth=1.9 if front else 1.4,
         zorder=4 + front,
     )  # fmt: skip
+    return ax
+
+
+def estimate_bars(ax: Axes, estimates: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Axes:
+    """One estimate per agent, the first on top: a line for its interval, a dot and a number for its value.
+
+    :param estimates: for each agent, or pair of agents "x,y" (drawn as "x > y" in the colour of x): value, lower and upper
+        end, each a number or (1,)
+    """
+    for row, (key, estimate) in enumerate(estimates.items()):
+        value, low, high = (float(np.ravel(part)[0]) for part in estimate)
+        colour = COLOURS[key.split(",")[0]]
+        ax.plot([low, high], [-row, -row], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
+        ax.plot(value, -row, "o", color=colour, markersize=6)
+        ax.annotate(f"{value:.3g}", (value, -row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+    names = [" > ".join(LABELS[agent] for agent in key.split(",")) for key in estimates]
+    ax.set_yticks([-row for row in range(len(names))], names)
+    ax.set_ylim(-len(names) + 0.4, 0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
 
 
@@ -141,12 +176,13 @@ def plot_prior_history(history: Mapping[str, Any], title: str | None = None) -> 
     return figure
 
 
-def prior_curves(ax: Axes, history: Mapping[str, Any]) -> Axes:
+def prior_curves(ax: Axes, history: Mapping[str, Any], n_named: int | None = None) -> Axes:
     """The prior rho(a) of each action over environment steps, each curve named at its end (Figure 4 of the MIRL paper).
 
     The most probable actions at the end are in colour, the others grey.
 
     :param history: ``timesteps`` (T,), ``prior`` (T, A), ``actions`` (A,) names
+    :param n_named: name only this many of the most probable actions
     :raises ValueError: if the history has no point yet
     """
     steps, prior, uniform = _steps(history), np.asarray(history["prior"]), 1 / np.shape(history["prior"])[1]
@@ -158,7 +194,8 @@ def prior_curves(ax: Axes, history: Mapping[str, Any]) -> Axes:
     for place, action in reversed(list(enumerate(ranking))):
         ax.plot(steps, prior[:, action], color=colours[action], linewidth=1.8 if place < len(ACTION_COLOURS) else 0.8)
     ax.set_ylim(0, max(float(prior.max()), uniform) * 1.08)
-    label_ends(ax, float(steps[-1]), prior[-1], [str(name) for name in history["actions"]], colours)
+    named = ranking[:n_named]
+    label_ends(ax, float(steps[-1]), prior[-1][named], [str(history["actions"][a]) for a in named], colours[named])
     return step_axis(ax, float(steps[-1]))
 
 

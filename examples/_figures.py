@@ -1,0 +1,204 @@
+"""The paper's figures from the CSVs of an experiment, for reproduce_atari.py and reproduce_minatar.py."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_mirl import plots
+from sb3_mirl.experiments import statistics
+from sb3_mirl.experiments.results import Normalise, score_arrays
+
+PAPER_AGENTS = ("dqn", "sql", "mirl")
+ABLATION_AGENTS = ("dqn", "sql", "sql_m", "mirl")
+COLUMNS = 5
+NAMED_ACTIONS = 5
+
+
+class Results(NamedTuple):
+    """An experiment's CSVs and how to read them."""
+
+    snapshots: pd.DataFrame
+    history: pd.DataFrame | None
+    priors: pd.DataFrame | None
+    games: Sequence[str]
+    exploration: str
+    normalise: Normalise
+    unit: str
+    smoothing: float  # snapshots in the moving average of the normalised curves
+
+    def agents(self, wanted: Sequence[str]) -> list[str]:
+        """Those of the agents that there are."""
+        return [agent for agent in wanted if agent in set(self.snapshots["agent"])]
+
+
+def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing: float = 1.0) -> Results:
+    """
+    :param exploration: how the evaluations to be drawn explored
+    :param unit: of the normalised score
+    :param smoothing: window of the normalised curves, in snapshots
+    """
+    snapshots = pd.read_csv(out / "snapshots.csv")
+    history, priors = (pd.read_csv(p) if (p := out / name).exists() else None for name in ("history.csv", "priors.csv"))
+    games = list(dict.fromkeys(snapshots["game"]))
+    return Results(snapshots, history, priors, games, exploration, normalise, unit, smoothing)
+
+
+def draw_all(results: Results, out: Path) -> list[Path]:
+    """
+    :return: the files written
+    """
+    figures: dict[str, Callable[[Results], Figure | None]] = {
+        "figure_2_median": lambda r: normalised_curves(r, PAPER_AGENTS),
+        "figure_3_ablation": lambda r: normalised_curves(r, ABLATION_AGENTS),
+        "figure_4_priors": priors,
+        "figure_5_games": lambda r: game_curves(r, r.agents(PAPER_AGENTS)),
+        "figure_6_ablation_games": lambda r: game_curves(r, r.agents(("sql", "sql_m", "mirl", "mirl_u", "mirl_mix"))),
+        "figure_7_beta": lambda r: histories(r, "beta", "β"),
+        "figure_8_beta_max_q": lambda r: histories(r, "beta_max_q", "β max$_a$ Q(s, a)"),
+        "aggregates": aggregates,
+    }
+    written = []
+    for name, draw in figures.items():
+        figure = draw(results)
+        if figure is not None:
+            figure.savefig(out / f"{name}.png", dpi=110)
+            plt.close(figure)
+            written.append(out / f"{name}.png")
+    return written
+
+
+def normalised_curves(results: Results, agents: Sequence[str]) -> Figure | None:
+    """Figures 2 and 3: the median over games, and beside it the IQM over games and seeds, both with intervals."""
+    timesteps, scores = _scores(results, agents)
+    if not scores:
+        return None
+    smooth = {a: plots.smoothed(x.reshape(-1, x.shape[-1]), results.smoothing).reshape(x.shape) for a, x in scores.items()}
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharex=True)
+    for ax, name, aggregate in zip(axes, ("Median over games", "IQM"), (statistics.median, statistics.iqm), strict=True):
+        for agent, estimate in aggregate(smooth, reps=500).items():
+            plots.estimate_curve(ax, timesteps, estimate, agent)
+        ax.set_title(name, loc="left")
+        plots.step_axis(ax, float(timesteps[-1]))
+    axes[0].set_ylabel(f"normalised score ({results.unit})")
+    axes[1].legend(frameon=False)
+    figure.suptitle(_caption(results, scores))
+    return figure
+
+
+def aggregates(results: Results) -> Figure | None:
+    """At the last snapshot: IQM, performance profile, and the probability that MIRL improves on each other agent."""
+    _, scores = _scores(results, plots.COLOURS)
+    if not scores:
+        return None
+    last = {agent: x[..., -1] for agent, x in scores.items()}
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=[1, 1.3, 1])
+    plots.estimate_bars(axes[0], statistics.iqm({agent: x[..., None] for agent, x in last.items()}))
+    axes[0].set_title("IQM", loc="left")
+    axes[0].set_xlabel(f"normalised score ({results.unit})")
+    thresholds = np.linspace(0, max(float(x.max()) for x in last.values()), 60)
+    for agent, estimate in statistics.performance_profile(last, thresholds).items():
+        plots.estimate_curve(axes[1], thresholds, estimate, agent)
+    axes[1].set(xlabel=f"τ ({results.unit})", ylim=(0, 1), xlim=(0, thresholds[-1]))
+    axes[1].set_title("Fraction of runs with score > τ", loc="left")
+    axes[1].spines[["top", "right"]].set_visible(False)
+    axes[1].legend(frameon=False)
+    pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
+    if pairs:
+        plots.estimate_bars(axes[2], statistics.probability_of_improvement(last, pairs))
+        axes[2].axvline(0.5, color="0.5", linewidth=0.8, linestyle=":", zorder=0)
+        axes[2].set(xlim=(0, 1))
+        axes[2].set_title("Probability of improvement", loc="left")
+    figure.suptitle(_caption(results, scores))
+    return figure
+
+
+def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
+    """Figures 5 and 6: the score of each game, mean over the seeds with its 95 % interval."""
+    chosen = results.snapshots[results.snapshots["exploration"] == results.exploration]
+    chosen = chosen[chosen["agent"].isin(agents)]
+
+    def draw(ax: Axes, game: str) -> None:
+        for agent in agents:
+            runs = chosen[(chosen["game"] == game) & (chosen["agent"] == agent)]
+            if len(runs):
+                table = runs.pivot(index="seed", columns="timesteps", values="score")
+                plots.learning_curve(ax, table.columns.to_numpy(), table.to_numpy(), agent)
+        drawn = chosen.loc[chosen["game"] == game, "score"]
+        margin = 0.05 * (drawn.max() - drawn.min() + 1e-9)
+        # the interval of two seeds can be many times what they span
+        ax.set_ylim(drawn.min() - margin, drawn.max() + margin)
+        plots.step_axis(ax, float(chosen["timesteps"].max()))
+
+    games = [game for game in results.games if game in set(chosen["game"])]
+    return _grid(games, draw, "score", legend=True) if agents else None
+
+
+def priors(results: Results) -> Figure | None:
+    """Figure 4: the prior of MIRL in each game, mean over the seeds."""
+    if results.priors is None:
+        return None
+    of_mirl = results.priors[results.priors["agent"] == "mirl"]
+
+    def draw(ax: Axes, game: str) -> None:
+        mean = of_mirl[of_mirl["game"] == game].groupby(["timesteps", "action"], sort=False)["probability"].mean().unstack()
+        plots.prior_curves(
+            ax, {"timesteps": mean.index, "prior": mean.to_numpy(), "actions": list(mean.columns)}, NAMED_ACTIONS
+        )  # fmt: skip
+
+    return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, "ρ(a)")
+
+
+def histories(results: Results, name: str, label: str) -> Figure | None:
+    """Figures 7 and 8: beta and beta max Q of MIRL in each game, one line per seed."""
+    if results.history is None:
+        return None
+    of_mirl = results.history[results.history["agent"] == "mirl"]
+
+    def draw(ax: Axes, game: str) -> None:
+        for _, run in of_mirl[of_mirl["game"] == game].groupby("seed"):
+            plots.history_curve(ax, {key: run[key].to_numpy() for key in run}, name, alpha=0.7)
+
+    return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, label)
+
+
+def _scores(results: Results, agents: Sequence[str] | Mapping[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    return score_arrays(results.snapshots, list(agents), results.games, results.exploration, results.normalise)
+
+
+def _caption(results: Results, scores: Mapping[str, np.ndarray]) -> str:
+    seeds = sorted({len(x) for x in scores.values()})
+    n_seeds = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    games = f"{len(results.games)} games" if len(results.games) > 1 else results.games[0]
+    return f"{games}, {n_seeds} seed{'s' if seeds[-1] > 1 else ''}, 95 % bootstrap intervals"
+
+
+def _grid(games: Sequence[str], draw: Callable[[Axes, str], None], label: str, legend: bool = False) -> Figure | None:
+    if not games:
+        return None
+    columns = min(COLUMNS, len(games))
+    rows = -(-len(games) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(max(3.4 * columns, 5), 2.6 * rows + 0.4), squeeze=False, layout="constrained"
+    )  # fmt: skip
+    for ax, game in zip(axes.flat, games, strict=False):
+        draw(ax, game)
+        ax.set_title(game.replace("_", " "), loc="left")
+        ax.set_xlabel("")
+    for ax in list(axes.flat)[len(games) :]:
+        ax.set_visible(False)
+    figure.supxlabel("environment steps")
+    figure.supylabel(label)
+    if legend:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure

@@ -1,0 +1,135 @@
+"""One run of an experiment: an agent trained on a game with a seed, evaluated at every snapshot, resumable."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mirl.atari.evaluation import EPSILON, N_EPISODES
+from sb3_mirl.experiments.agents import AGENTS, make_agent
+from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
+from sb3_mirl.soft_dqn.soft_dqn import ENV_STEPS_PER_UPDATE, SoftDQN
+
+CHECKPOINT = "checkpoint"
+EVALUATION_ENVS = 15
+
+
+class Cell(NamedTuple):
+    """What distinguishes the runs of one experiment."""
+
+    game: str
+    agent: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, relative to the experiment's."""
+        return Path("cells", self.game, self.agent, f"seed_{self.seed}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of one experiment share; steps are environment steps."""
+
+    timesteps: int
+    snapshot_every: int
+    preset: str
+    n_envs: int = 8
+    eval_exploration: tuple[str, ...] = ("prior",)
+    eval_episodes: int = N_EPISODES
+    eval_epsilon: float = EPSILON
+    checkpoints: bool = True
+    """Keep the last snapshot with its replay memory until the run is done; without it a killed run starts again."""
+
+    def check(self) -> None:
+        """
+        :raises ValueError: if no snapshot falls on the last step
+        """
+        if self.timesteps < self.snapshot_every or self.timesteps % self.snapshot_every:
+            raise ValueError(
+                f"timesteps={self.timesteps} must be a multiple of snapshot_every={self.snapshot_every}, "
+                "so that the last snapshot is the trained agent."
+            )
+        rollout = math.lcm(ENV_STEPS_PER_UPDATE, self.n_envs)
+        if self.snapshot_every % rollout:
+            raise ValueError(
+                f"snapshot_every={self.snapshot_every} must be a multiple of {rollout}, the environment steps between two "
+                f"updates with n_envs={self.n_envs}."
+            )
+
+
+class Suite(NamedTuple):
+    """A family of games: functions of a module, so that worker processes can be given them."""
+
+    name: str
+    make_env: Callable[[str, int, int, bool], VecEnv]
+    """(game, n_envs, seed, training) -> environment"""
+    hyperparameters: Callable[[str, Settings], tuple[str, dict[str, Any]]]
+    """(game, settings) -> policy and arguments of the agents"""
+
+
+def is_done(cell: Cell, settings: Settings, out: Path) -> bool:
+    """
+    Whether the cell was run to its end.
+
+    :raises ValueError: if it was begun with other settings
+    """
+    folder = out / cell.folder
+    if not (folder / "settings.json").exists():
+        return False
+    before, now = json.loads((folder / "settings.json").read_text()), json.loads(json.dumps(asdict(settings)))
+    different = [f"{k}: {before.get(k)} then, {now[k]} now" for k in now if before.get(k) != now[k]]
+    if different:
+        raise ValueError(f"{folder} was run with other settings ({'; '.join(different)}). Choose another --out.")
+    return (folder / "done").exists()
+
+
+def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:
+    """
+    Trains and evaluates one cell, from its last snapshot if it was killed. The environment's state and the random numbers
+    are not restored: a resumed run goes on with new episodes.
+
+    :param report: called with the number of environment steps done since the last call
+    """
+    folder = out / cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
+    env = suite.make_env(cell.game, settings.n_envs, cell.seed, True)
+    evaluation = suite.make_env(cell.game, min(EVALUATION_ENVS, settings.eval_episodes), cell.seed, False)
+    model = _begin_or_resume(cell, suite, settings, folder, env, device)
+    report(model.num_timesteps)
+    callback: BaseCallback = SnapshotCallback(folder, evaluation, settings, _save_checkpoint, report)
+    todo = settings.timesteps - model.num_timesteps
+    model.learn(todo, callback=callback, log_interval=10**9, reset_num_timesteps=False)
+    model.save(folder / "model")
+    (folder / "done").touch()
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    env.close()
+    evaluation.close()
+
+
+def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path, env: VecEnv, device: str) -> SoftDQN:
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        model = AGENTS[cell.agent][0].load(checkpoint / "model", env=env, device=device)
+        model.load_replay_buffer(checkpoint / "replay")
+        return model
+    policy, hyperparameters = suite.hyperparameters(cell.game, settings)
+    return make_agent(cell.agent, env, policy, hyperparameters, seed=cell.seed, device=device)
+
+
+def _save_checkpoint(model: SoftDQN, folder: Path) -> None:
+    """A new checkpoint takes the old one's place only when it is whole."""
+    new, old = folder / "checkpoint.new", folder / CHECKPOINT
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    model.save(new / "model")
+    model.save_replay_buffer(new / "replay")
+    shutil.rmtree(old, ignore_errors=True)
+    new.rename(old)
