@@ -23,6 +23,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, 
 
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.zoo.hub import restore_generate_metadata
 from sb3_mirl.zoo.search import sample_mirl_params, sample_softdqn_params
 
 __all__ = ["register"]
@@ -37,6 +38,7 @@ def register() -> None:
         from minatar.gym import register_envs
 
         register_envs()
+    restore_generate_metadata()
     # The zoo's record_video, through custom_envs, is here in the middle of importing exp_manager: there is no class yet
     # to extend, and it needs none.
     half_imported = sys.modules.get("rl_zoo3.exp_manager")
