@@ -71,7 +71,7 @@ def test_the_optimum_next_to_the_id_is_the_planners(env_id, optimum):
 
 def test_render():
     env = GridWorldEnv("square", render_mode="ansi")
-    state, _ = env.reset(seed=0)
+    env.reset(seed=0)
     text = env.render()
     assert text.count("A") == 1 and text.count("#") == sum(row.count("#") for row in env.layout)
     image = GridWorldEnv(["..G"], render_mode="rgb_array")

@@ -211,7 +211,9 @@ def sparse_grid(side, discount=0.99):
     """A torus of side * side cells with four slippery moves, random costs, and a few cells that end the episode."""
     rng = np.random.default_rng(side)
     cells = np.arange(side * side).reshape(side, side)
-    neighbours = np.stack([np.roll(cells, shift, axis) for shift, axis in ((1, 0), (-1, 1), (-1, 0), (1, 1))], axis=-1).reshape(-1, 4)
+    neighbours = np.stack(
+        [np.roll(cells, shift, axis) for shift, axis in ((1, 0), (-1, 1), (-1, 0), (1, 1))], axis=-1
+    ).reshape(-1, 4)
     rows = np.repeat(np.arange(side * side * 4), 2)
     columns = np.stack([neighbours, np.roll(neighbours, 1, axis=1)], axis=-1).ravel()
     on = np.tile([0.8, 0.2], side * side * 4) * ~np.isin(columns, rng.choice(side * side, 5, replace=False))

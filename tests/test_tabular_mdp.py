@@ -14,7 +14,12 @@ CLIFF = "CliffWalking-v1" if "CliffWalking-v1" in gym.registry else "CliffWalkin
 def arrays(n_states=3, n_actions=2):
     """Arguments of a valid MDP: each action goes on to any state with 0.9 in all."""
     transition = np.full((n_states, n_actions, n_states), 0.9 / n_states)
-    return transition, np.arange(n_states * n_actions, dtype=float).reshape(n_states, n_actions), np.ones(n_states) / n_states, 0.9
+    return (
+        transition,
+        np.arange(n_states * n_actions, dtype=float).reshape(n_states, n_actions),
+        np.ones(n_states) / n_states,
+        0.9,
+    )
 
 
 @pytest.mark.parametrize("env_id", ["FrozenLake-v1", TAXI, CLIFF, "MirlCorridor-v0", "MirlSquare-v0"])
@@ -32,9 +37,9 @@ def test_from_env_adds_up_the_table(env_id):
                     ends += probability
                 else:
                     row[next_state] += probability
-            assert transition[state, action] == pytest.approx(row, abs=1e-15)
-            assert termination[state, action] == pytest.approx(ends, abs=1e-15)
-            assert mdp.reward[state, action] == pytest.approx(reward, abs=1e-15)
+            assert np.allclose(transition[state, action], row, rtol=0, atol=1e-15)
+            assert abs(termination[state, action] - ends) < 1e-15
+            assert abs(mdp.reward[state, action] - reward) < 1e-12
 
 
 def test_large_sparse_tables_stay_sparse():

@@ -66,9 +66,19 @@ class _Point:
             return np.expm1(self.log_fitness)
 
     @property
+    def gaps(self) -> Array:
+        """(A,): how far the KKT condition is from holding."""
+        return np.where(self.prior > 0, np.abs(self.excess), np.maximum(self.excess, 0))
+
+    @property
     def gap(self) -> float:
-        """How far the KKT condition is from holding: 0 at a stationary point."""
-        return float(np.where(self.prior > 0, np.abs(self.excess), np.maximum(self.excess, 0)).max())
+        """The largest of ``gaps``: 0 at a stationary point."""
+        return float(self.gaps.max())
+
+    @property
+    def reachable_gap(self) -> float:
+        """The same without the actions at zero, which no iteration brings back."""
+        return float(self.gaps[np.isfinite(self.log_prior)].max())
 
     @property
     def change(self) -> float:
@@ -117,7 +127,7 @@ def solve_mutual_information(
             candidate = point_at(buried, point.soft.v)
             if candidate.gap <= tolerance:
                 point = candidate
-        if point.gap <= tolerance:
+        if point.reachable_gap <= tolerance:
             break
         candidate = point_at(_stepped(point, stretch), point.soft.v)
         better = _improves(candidate, point, state_distribution)
