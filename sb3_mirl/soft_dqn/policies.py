@@ -40,15 +40,33 @@ class SoftQPolicy(dqn.DQNPolicy):
         if self.channels_last:
             self.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
-    def align_optimizer_state(self) -> None:
+    def adopt_optimizer_state(self) -> None:
         """
-        Gives loaded optimiser state the memory layout of its parameters: the fused Adam of the CPU walks both in the
-        order of memory, and would silently pair the wrong elements.
+        Fits loaded optimiser state to this device: the memory layout is that of the parameters (the CPU's fused Adam
+        walks both in the order of memory, and would silently pair the wrong elements), and a learning rate made for a
+        CUDA graph is a number again.
         """
         for parameter, state in self.optimizer.state.items():
             for name, value in state.items():
                 if isinstance(value, th.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[name] = th.empty_like(parameter).copy_(value)
+        for group in self.optimizer.param_groups:
+            if group.get("capturable") and self.device.type != "cuda":
+                group.update(capturable=False, lr=float(group["lr"]))
+
+    def make_capturable(self) -> bool:
+        """
+        Prepares the optimiser for a CUDA graph, in which the learning rate must be a tensor.
+
+        :return: whether the optimiser can be captured
+        """
+        for group in self.optimizer.param_groups:
+            if "capturable" not in group:
+                return False
+            group["capturable"] = True
+            if not isinstance(group["lr"], th.Tensor):
+                group["lr"] = th.tensor(float(group["lr"]), device=self.device)
+        return True
 
     @property
     def prior(self) -> np.ndarray:

@@ -1,21 +1,20 @@
 """Soft Q-learning as an SB3 algorithm."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.dqn.dqn import DQN
-from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_mirl.maths import linear_beta
-from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn import checks, update
+from sb3_mirl.soft_dqn import checks, memory, update
+from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
@@ -169,7 +168,10 @@ class SoftDQN(DQN):
         self.precision = precision
         self._epsilon_ceiling = 1.0
         self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
-        self._mean_loss: th.Tensor | None = None
+        self._mean_loss: th.Tensor | None = None  # scalar, of the last updates
+        self._captured_updates: CapturedUpdates | None = None
+        self._pending_updates: tuple[int, int] | None = None  # (gradient_steps, batch_size) asked for and not yet run
+        self._overlap = False
 
         if _init_setup_model:
             self._setup_model()
@@ -190,7 +192,7 @@ class SoftDQN(DQN):
         chosen_class, without_env = self.replay_buffer_class, self.env is None
         if self.replay_buffer is None:
             # loaded for inference, there is no environment, and no memory to allocate
-            self.replay_buffer = _no_replay_buffer() if without_env else self._make_replay_buffer()
+            self.replay_buffer = memory.no_replay_buffer() if without_env else memory.make_replay_buffer(self)
         super()._setup_model()
         self.replay_buffer_class = chosen_class
         if without_env:
@@ -205,30 +207,6 @@ class SoftDQN(DQN):
         self.gradient_steps = self.n_envs // shared
         self._chosen_ratio = (self.train_freq, self.gradient_steps)
 
-    def _make_replay_buffer(self) -> ReplayBuffer:
-        buffer_class, kwargs = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
-        if buffer_class is None:
-            if self.n_steps > 1:
-                kwargs.update(n_steps=self.n_steps, gamma=self.gamma)
-            frame_stack = FrameReplayBuffer.frame_stack_of(self.env, self.observation_space)
-            if frame_stack is not None and not self.optimize_memory_usage:
-                buffer_class, kwargs = FrameReplayBuffer, {"frame_stack": frame_stack, **kwargs}
-            elif isinstance(self.observation_space, spaces.Dict):
-                buffer_class = DictReplayBuffer
-            else:
-                buffer_class = NStepReplayBuffer if self.n_steps > 1 else ReplayBuffer
-        if issubclass(buffer_class, HerReplayBuffer):
-            kwargs["env"] = self.env
-        return buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            **kwargs,
-        )
-
     def _create_aliases(self) -> None:
         checks.check_policy(self)
         if self.update_path == "fast" and self.device.type == "cpu":
@@ -238,7 +216,7 @@ class SoftDQN(DQN):
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """As in SB3."""
         super().set_parameters(*args, **kwargs)
-        self.policy.align_optimizer_state()
+        self.policy.adopt_optimizer_state()
 
     def _setup_learn(
         self,
@@ -249,7 +227,7 @@ class SoftDQN(DQN):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         if self.replay_buffer is None and self.env is not None:
-            self.replay_buffer = self._make_replay_buffer()
+            self.replay_buffer = memory.make_replay_buffer(self)
         # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
         self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
         self._rollout_q = None
@@ -273,10 +251,19 @@ class SoftDQN(DQN):
         observations, _ = self.policy.obs_to_tensor(self._last_obs)
         with th.no_grad():
             self._rollout_q = self.q_net(observations)
-        if not th.isfinite(self._rollout_q).all():
-            raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
         actions = self._explore(self.policy.greedy_actions(self._rollout_q).cpu().numpy())
+        self._check_numbers()
+        self._run_pending_updates()
         return actions, actions
+
+    def _check_numbers(self) -> None:
+        if self._rollout_q is not None and not th.isfinite(self._rollout_q).all():
+            raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
+        if self._mean_loss is not None and not th.isfinite(self._mean_loss):
+            raise ValueError(
+                f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
+                "can still be saved. Lower learning_rate or scale the rewards."
+            )
 
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
         """Replaces each of the (B,) greedy actions with probability epsilon, one coin per environment."""
@@ -343,18 +330,44 @@ class SoftDQN(DQN):
         :param batch_size: transitions in each
         :raises ValueError: if a loss is not finite
         """
+        self._pending_updates = (gradient_steps, batch_size)
+        if not self._overlap:
+            self._run_pending_updates()
+
+    def _run_pending_updates(self) -> None:
+        if self._pending_updates is None:
+            return
+        (gradient_steps, batch_size), self._pending_updates = self._pending_updates, None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
-        run = update.all_at_once if self.update_path == "fast" else update.one_by_one
         sample = update.sampler(self.replay_buffer, self._vec_normalize_env)
-        losses = run(self.policy, sample, self._update_rule(), gradient_steps, batch_size)
+        losses = self._updates()(self.policy, sample, self._update_rule(), gradient_steps, batch_size)
+        if self._overlap:
+            self.policy.set_training_mode(False)
         self._n_updates += gradient_steps
         self._mean_loss = losses.mean()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":
             # elsewhere reading the loss would wait for the device; `dump_logs` does it when it is shown
             self.logger.record("train/loss", self._mean_loss.item())
+
+    def _updates(self) -> Callable[..., th.Tensor]:
+        if self.update_path == "eager":
+            return update.one_by_one
+        if self.device.type != "cuda":
+            return update.all_at_once
+        if self._captured_updates is None:
+            self._captured_updates = CapturedUpdates()
+        return self._captured_updates
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """As in SB3; a learning rate that is a tensor, as CUDA graphs need it, stays one."""
+        before = [group["lr"] for group in self.policy.optimizer.param_groups]
+        super()._update_learning_rate(optimizers)
+        for group, old in zip(self.policy.optimizer.param_groups, before, strict=True):
+            if isinstance(old, th.Tensor):
+                group["lr"] = old.fill_(group["lr"])
 
     def _update_rule(self) -> update.UpdateRule:
         beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
@@ -390,19 +403,26 @@ class SoftDQN(DQN):
         :param progress_bar: show progress and the time left
         :return: the trained model
         """
-        return super().learn(
-            total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=self.tb_log_name if tb_log_name is None else tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        self._overlap = self._overlaps_updates()
+        try:
+            super().learn(
+                total_timesteps,
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=self.tb_log_name if tb_log_name is None else tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
+            self._run_pending_updates()
+        finally:
+            self._overlap, self._pending_updates = False, None
+        return self
+
+    def _overlaps_updates(self) -> bool:
+        """Whether the updates after a rollout are launched once its successor's first actions are known, to run on the
+        device while the environments step; those actions then come from the weights before the updates."""
+        return self.update_path == "fast" and self.device.type == "cuda"
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout_q", "_mean_loss"]
-
-
-def _no_replay_buffer() -> ReplayBuffer:
-    space = spaces.Discrete(1)
-    return ReplayBuffer(1, space, space)
+        own = ["_rollout_q", "_mean_loss", "_captured_updates", "_pending_updates", "_overlap"]
+        return [*super()._excluded_save_params(), *own]

@@ -97,8 +97,8 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     :param policy: changed in place: network, optimiser state and, where ``rule.beta_lr > 0``, beta
     :param batch: B transitions
     :param rule: constants of the update
-    :return: scalar, the loss before the step
-    :raises ValueError: if the loss or its gradient is not finite (on the CPU, before the weights change)
+    :return: scalar, the loss before the step; NaN if the step was left out because it or its gradient is not finite
+    :raises ValueError: on the CPU, in place of that NaN
     """
     target = soft_q_target(batch.rewards, batch.discounts, batch.next_q, policy.log_prior, policy.beta)
     if rule.entropy_bonus:
@@ -111,13 +111,17 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     policy.optimizer.zero_grad()
     loss.backward()
     norm = _clip_gradients(policy.q_net, rule.max_grad_norm)
-    if loss.device.type == "cpu" and not th.isfinite(loss.detach() + norm):
+    finite = th.isfinite(loss.detach() + norm)
+    if loss.device.type != "cpu":
+        # looking at `finite` would wait for the device: a fused optimiser looks there, and leaves out the step
+        policy.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    elif not finite:
         raise ValueError(_describe_non_finite(batch, q, target, norm))
     policy.optimizer.step()
     if rule.beta_lr > 0:
-        beta = inverse_loss_beta(policy.beta, loss.detach(), rule.beta_lr, rule.beta_max)
-        policy.beta.copy_(beta.clamp(max=rule.beta_max))
-    return loss.detach()
+        beta = inverse_loss_beta(policy.beta, loss.detach(), rule.beta_lr, rule.beta_max).clamp(max=rule.beta_max)
+        policy.beta.copy_(th.where(finite, beta, policy.beta))
+    return th.where(finite, loss.detach(), th.nan)
 
 
 def sampler(buffer: ReplayBuffer, env: object) -> Sampler:

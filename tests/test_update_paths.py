@@ -1,0 +1,140 @@
+"""The fast paths against the plain one: overlapped, captured in a CUDA graph, in bfloat16, on images."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from sb3_mirl import MIRL, SoftDQN
+from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn import update
+from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from tests.conftest import ScriptedEnv
+
+cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+
+
+def image_model(device: str = "cpu", **kwargs: Any) -> MIRL:
+    env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(4, 36, 36, channel_first=True)] * 2), 4, channels_order="first")
+    model = MIRL("CnnPolicy", env, learning_starts=40, buffer_size=500, seed=0, device=device, beta_init=1.0, **kwargs)
+    return model.learn(80)
+
+
+def weights(model: SoftDQN) -> th.Tensor:
+    return th.cat([p.detach().flatten() for p in model.q_net.parameters()])
+
+
+def updated(model: MIRL, run: Any, n: int = 4, **rule: Any) -> tuple[th.Tensor, float, th.Tensor]:
+    """Weights, beta and losses after n updates of a copy of the model's policy."""
+    policy = deepcopy(model.policy)
+    policy.optimizer = type(model.policy.optimizer)(policy.q_net.parameters(), **model.policy.optimizer.defaults)
+    policy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
+    policy.adopt_optimizer_state()
+    np.random.seed(1)
+    drawn = model.replay_buffer.sample(n * 8)  # type: ignore[union-attr]
+    position = 0
+
+    def sample(size: int) -> Any:
+        nonlocal position
+        rows = slice(position, position + size)
+        position += size
+        return type(drawn)(*(None if column is None else column[rows] for column in drawn))
+
+    losses = run(policy, sample, model._update_rule()._replace(beta_lr=0.1, **rule), n, 8)
+    return th.cat([p.detach().flatten() for p in policy.q_net.parameters()]).cpu(), float(policy.beta), losses.cpu()
+
+
+def test_images_take_the_frame_buffer_and_channels_last() -> None:
+    model = image_model()
+    assert isinstance(model.replay_buffer, FrameReplayBuffer)
+    kernels = [p for p in model.q_net.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=th.channels_last) for p in kernels)
+
+
+def test_batched_path_equals_plain_path_on_images() -> None:
+    model = image_model()
+    plain, batched = updated(model, update.one_by_one), updated(model, update.all_at_once)
+    th.testing.assert_close(batched[0], plain[0], rtol=1e-4, atol=1e-6)
+    th.testing.assert_close(batched[2], plain[2], rtol=1e-4, atol=1e-6)
+    assert batched[1] == pytest.approx(plain[1], rel=1e-4)
+
+
+def test_bfloat16_is_close_and_keeps_float32_weights() -> None:
+    model = image_model()
+    full, half = updated(model, update.all_at_once, n=1), updated(model, update.all_at_once, n=1, bfloat16=True)
+    assert half[0].dtype == th.float32
+    assert not th.equal(full[0], half[0])
+    assert half[2].item() == pytest.approx(full[2].item(), rel=0.05)
+    assert image_model(precision="bfloat16").beta > 0
+
+
+def test_overlapped_updates_are_those_of_the_weights_one_rollout_before(small: dict[str, Any], monkeypatch: Any) -> None:
+    """With learning rate 0 the delay changes nothing; otherwise all updates are made, after the next actions."""
+
+    def run(overlap: bool, **kwargs: Any) -> SoftDQN:
+        monkeypatch.setattr(SoftDQN, "_overlaps_updates", lambda self: overlap)
+        return MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 4), **{**small, "beta_lr": 0.0, **kwargs}).learn(400)
+
+    plain, overlapped = run(False), run(True)
+    assert plain._n_updates == overlapped._n_updates > 80
+    assert not th.equal(weights(plain), weights(overlapped))
+    assert overlapped._pending_updates is None
+    plain, overlapped = run(False, learning_rate=0.0), run(True, learning_rate=0.0)
+    np.testing.assert_array_equal(plain.replay_buffer.actions, overlapped.replay_buffer.actions)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(plain.prior, overlapped.prior)
+
+
+def test_an_optimizer_that_cannot_be_captured_runs_uncaptured() -> None:
+    model = image_model(policy_kwargs=dict(optimizer_class=th.optim.SGD))
+    model.policy.optimizer.defaults.pop("capturable", None)
+    plain, uncaptured = updated(model, update.all_at_once), updated(model, CapturedUpdates())
+    assert th.equal(plain[0], uncaptured[0]) and th.equal(plain[2], uncaptured[2])
+
+
+def test_tensor_learning_rate_stays_a_tensor_and_follows_the_schedule(small: dict[str, Any]) -> None:
+    model = SoftDQN("MlpPolicy", ScriptedEnv(), **{**small, "learning_rate": lambda left: 1e-3 * left}).learn(60)
+    assert model.policy.make_capturable()
+    rate = model.policy.optimizer.param_groups[0]["lr"]
+    model._current_progress_remaining = 0.25
+    model._update_learning_rate(model.policy.optimizer)
+    assert model.policy.optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(2.5e-4)
+    model.policy.adopt_optimizer_state()  # as after loading on the CPU what was trained on a GPU
+    group = model.policy.optimizer.param_groups[0]
+    assert group["capturable"] is False and isinstance(group["lr"], float)
+
+
+@cuda
+def test_captured_updates_equal_eager_ones() -> None:
+    model = image_model("cuda")
+    captured = CapturedUpdates()
+    eager = updated(model, update.one_by_one)
+    graphed = updated(model, captured)
+    assert captured._graph is not None
+    th.testing.assert_close(graphed[0], eager[0], rtol=1e-4, atol=1e-6)
+    th.testing.assert_close(graphed[2], eager[2], rtol=1e-4, atol=1e-6)
+    assert graphed[1] == pytest.approx(eager[1], rel=1e-4)
+
+
+@cuda
+def test_non_finite_updates_are_left_out_on_the_device() -> None:
+    model = image_model("cuda")
+    model.replay_buffer.rewards[:] = float("inf")  # type: ignore[union-attr]
+    before = weights(model).clone()
+    model.train(gradient_steps=2, batch_size=8)
+    assert th.equal(weights(model), before)
+    with pytest.raises(ValueError, match="A loss is not finite"):
+        model.learn(100, reset_num_timesteps=False)
+
+
+@cuda
+def test_model_from_cuda_loads_on_the_cpu(tmp_path: Any) -> None:
+    model = image_model("cuda")
+    model.save(tmp_path / "model")
+    loaded = MIRL.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    assert loaded.beta == model.beta
+    np.testing.assert_array_equal(loaded.prior, model.prior)
+    loaded.learn(80)
