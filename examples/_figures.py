@@ -105,13 +105,15 @@ def aggregates(results: Results) -> Figure | None:
     plots.estimate_bars(axes[0], statistics.iqm({agent: x[..., None] for agent, x in last.items()}))
     axes[0].set_title("IQM", loc="left")
     axes[0].set_xlabel(f"normalised score ({results.unit})")
-    thresholds = np.linspace(0, max(float(x.max()) for x in last.values()), 60)
+    # in some games scores are many times what they are in most
+    highest = 1.5 * np.percentile(np.concatenate([x.ravel() for x in last.values()]), 90)
+    thresholds = np.linspace(0, max(float(highest), 1.0), 80)
     for agent, estimate in statistics.performance_profile(last, thresholds).items():
         plots.estimate_curve(axes[1], thresholds, estimate, agent)
     axes[1].set(xlabel=f"τ ({results.unit})", ylim=(0, 1), xlim=(0, thresholds[-1]))
     axes[1].set_title("Fraction of runs with score > τ", loc="left")
     axes[1].spines[["top", "right"]].set_visible(False)
-    axes[1].legend(frameon=False)
+    axes[1].legend(frameon=False, loc="upper right")
     pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
     if pairs:
         plots.estimate_bars(axes[2], statistics.probability_of_improvement(last, pairs))

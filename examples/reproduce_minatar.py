@@ -3,29 +3,91 @@ Does the prior help? DQN, SQL, SQL_m and MIRL on MinAtar's five games, by the pr
 
     python examples/reproduce_minatar.py --seeds 5 --timesteps 1e6 --jobs 2 --out results/minatar
 
-Needs `pip install minatar`. Hours: a run takes about 15 minutes on one core. Finished runs are kept and a killed one goes
-on from its last snapshot, so the same command continues; more seeds can be added later. Section 7's weakness, an action
-that is useful but rare and mostly punished, and its remedy:
+Needs `pip install minatar`. 1e6 steps take a quarter of an hour on an idle core. Finished runs are kept and a killed one
+goes on from its last snapshot: the same command continues, and more seeds can be added later. What exploring by the prior
+brings in evaluation alone shows with `--eval-exploration prior uniform none`.
 
-    python examples/reproduce_minatar.py --games rare_action --algos dqn sql mirl mirl_mix --seeds 10 \\
-        --timesteps 4e4 --snapshot-every 2e3 --out results/rare_action
+Section 7's weakness, an action that is useful but rare and mostly punished, and its remedy, `exploration_mix`:
+
+    python examples/reproduce_minatar.py --games rare_action --algos dqn mirl mirl_mix --seeds 5 \\
+        --timesteps 2e4 --snapshot-every 1e3 --eval-exploration none --out results/rare_action
+
+Writes to --out: raw CSVs, table.md, and the counterparts of the paper's Figures 2 to 8 as PNGs. Scores are normalised per
+game: 0 = random actions, 100 = the best agent's mean at the last snapshot.
 """
 
 import sys
+from pathlib import Path
 
+import _figures
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sb3_mirl.atari import evaluate
 from sb3_mirl.experiments import Suite, minatar
+from sb3_mirl.experiments.agents import make_agent
 from sb3_mirl.experiments.command_line import experiment_parser, run
+from sb3_mirl.experiments.results import Normalise, collect, markdown
+from sb3_mirl.plots import LABELS, mean_interval
 
 SUITE = Suite("minatar", minatar.make_env, minatar.hyperparameters)
+AGENTS = ("dqn", "sql", "sql_m", "mirl")
+RANDOM = "random.csv"
 
 
 def main() -> None:
-    parser = experiment_parser(
-        __doc__, minatar.GAMES, ("dqn", "sql", "sql_m", "mirl"), 1_000_000, 100_000, ["default"], "results/minatar"
-    )
+    parser = experiment_parser(__doc__, minatar.GAMES, AGENTS, 1_000_000, 100_000, ["default"], "results/minatar")
     args = parser.parse_args()
-    failed = [] if args.plots_only else run(args, SUITE)
+    failed = []
+    if not args.plots_only:
+        failed = run(args, SUITE)
+        collect(args.out)
+        play_at_random(args.out, args.eval_episodes)
+    exploration = args.eval_exploration[0]
+    normalise = relative_to_best(args.out, exploration)
+    results = _figures.read(args.out, exploration, normalise, "% of the best agent")
+    table = final_scores(results.snapshots)
+    (args.out / "table.md").write_text(table)
+    print(table)
+    for path in _figures.draw_all(results, args.out):
+        print(path)
     sys.exit(bool(failed))
+
+
+def play_at_random(out: Path, n_episodes: int) -> None:
+    """Adds the score of uniformly random actions to random.csv, for every game in the experiment that has none yet."""
+    known = pd.read_csv(out / RANDOM) if (out / RANDOM).exists() else pd.DataFrame({"game": [], "score": []})
+    for game in sorted(set(pd.read_csv(out / "snapshots.csv")["game"]) - set(known["game"])):
+        env = minatar.make_env(game, n_episodes, 0, False)
+        model = make_agent("dqn", env, "MlpPolicy", {"buffer_size": 1}, device="cpu")
+        returns, _ = evaluate(model, env, n_episodes, epsilon=1.0, exploration="uniform", seed=0)
+        known.loc[len(known)] = [game, returns.mean()]
+    known.to_csv(out / RANDOM, index=False)
+
+
+def relative_to_best(out: Path, exploration: str) -> Normalise:
+    """0 = random, 100 = the best agent's mean at the last snapshot."""
+    snapshots, random = pd.read_csv(out / "snapshots.csv"), pd.read_csv(out / RANDOM).set_index("game")["score"]
+    last = snapshots[(snapshots["exploration"] == exploration) & (snapshots["timesteps"] == snapshots["timesteps"].max())]
+    best = last.groupby(["game", "agent"])["score"].mean().groupby("game").max()
+
+    def normalise(game: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 100 * (scores - random[game]) / (best[game] - random[game])
+
+    return normalise
+
+
+def final_scores(snapshots: pd.DataFrame) -> str:
+    """The score at the last snapshot in Markdown: mean over the seeds ± half the 95 % interval (number of seeds)."""
+    last = snapshots[snapshots["timesteps"] == snapshots["timesteps"].max()]
+    cells = {}
+    for (game, exploration, agent), runs in last.groupby(["game", "exploration", "agent"])["score"]:
+        mean, low, _ = mean_interval(runs)
+        half = f" ± {mean - low:.1f}" if len(runs) > 1 else ""
+        cells[f"{game}, {exploration}", LABELS[agent]] = f"{mean:.1f}{half} ({len(runs)})"
+    table = pd.Series(cells).unstack().rename_axis("game, evaluation's exploration")
+    return markdown(table[[LABELS[a] for a in LABELS if LABELS[a] in table.columns]].fillna(""))
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def plot_prior_history(history: Mapping[str, Any], title: str | None = None) -> 
 def prior_curves(ax: Axes, history: Mapping[str, Any], n_named: int | None = None) -> Axes:
     """The prior rho(a) of each action over environment steps, each curve named at its end (Figure 4 of the MIRL paper).
 
-    The most probable actions at the end are in colour, the others grey.
+    The most probable actions at the end are in colour, the others grey; the dotted line is the uniform distribution.
 
     :param history: ``timesteps`` (T,), ``prior`` (T, A), ``actions`` (A,) names
     :param n_named: name only this many of the most probable actions
@@ -190,7 +190,8 @@ def prior_curves(ax: Axes, history: Mapping[str, Any], n_named: int | None = Non
     ranking = np.argsort(-prior[-1], kind="stable")
     colours[ranking[: len(ACTION_COLOURS)]] = ACTION_COLOURS[: len(ranking)]
     ax.axhline(uniform, color=_INK, linewidth=0.8, linestyle=":", zorder=0)
-    ax.annotate("uniform", (0, uniform), xytext=(4, 2), textcoords="offset points", fontsize=8, color=_INK)
+    if n_named is None:
+        ax.annotate("uniform", (0, uniform), xytext=(4, 2), textcoords="offset points", fontsize=8, color=_INK)
     for place, action in reversed(list(enumerate(ranking))):
         ax.plot(steps, prior[:, action], color=colours[action], linewidth=1.8 if place < len(ACTION_COLOURS) else 0.8)
     ax.set_ylim(0, max(float(prior.max()), uniform) * 1.08)
