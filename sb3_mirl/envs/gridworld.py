@@ -51,7 +51,7 @@ class GridWorldEnv(gym.Env[Any, Any]):
     **Observation**: ``Discrete(rows * columns)``, the cell ``row * columns + column``.
     **Actions**: ``Discrete(4)``, 0 up, 1 right, 2 down, 3 left; against a wall or the border the agent stays.
     **Reward**: ``goal_reward`` on entering a goal, ``step_reward`` otherwise.
-    **Start**: uniform over the free cells that are no goal. **End**: on entering a goal; there is no time limit.
+    **Start**: uniform over the free cells that are no goal. **End**: on entering a goal; the class has no time limit.
 
     ``P[s][a]`` is gymnasium's list of ``(probability, next_state, reward, terminated)`` and
     ``initial_state_distrib`` the start distribution (S,). Walls and goals, where no action is ever

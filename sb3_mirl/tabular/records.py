@@ -4,15 +4,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_mirl.tabular.kernels import Evaluation, Log
-
-T = TypeVar("T", np.float64, np.int64)
 
 
 class Records:
@@ -37,10 +35,11 @@ class Records:
         self.episode_ends: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self.states: NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self.actions: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        self._chunks: dict[str, list[NDArray[Any]]] = {}
 
     @contextmanager
     def open(self, log_path: str | None, env_id: str, anew: bool) -> Iterator[None]:
-        """Record a run, or with ``anew`` False the continuation of one.
+        """Record a run, or with ``anew`` False the continuation of one; the arrays are there when it ends.
 
         :param log_path: folder that gets ``monitor.csv`` (a line per training episode, SB3's ``Monitor``) and
             ``evaluations.npz`` (SB3's ``EvalCallback``); a continuation adds to them
@@ -56,6 +55,7 @@ class Records:
         try:
             yield
         finally:
+            self._join_chunks()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -78,16 +78,21 @@ class Records:
             for r, length, t in zip(log.returns[:n_episodes], log.lengths[:n_episodes], times, strict=True):
                 self._writer.write_row({"r": round(float(r), 6), "l": int(length), "t": round(float(t), 6)})
         self._last = now
+        new = {
+            "episode_returns": log.returns[:n_episodes].copy(),  # not the whole chunk's buffer
+            "episode_lengths": log.lengths[:n_episodes].copy(),
+            "episode_ends": log.ends[:n_episodes].copy(),
+            "states": log.states,
+            "actions": log.actions,
+        }
         if len(snapshots):
-            self.evaluation_timesteps = np.concatenate([self.evaluation_timesteps, snapshots])
-            self.evaluation_returns = _joined(self.evaluation_returns, evaluation.returns)
-            self.evaluation_lengths = _joined(self.evaluation_lengths, evaluation.lengths)
-        self.episode_returns = np.concatenate([self.episode_returns, log.returns[:n_episodes]])
-        self.episode_lengths = np.concatenate([self.episode_lengths, log.lengths[:n_episodes]])
-        self.episode_ends = np.concatenate([self.episode_ends, log.ends[:n_episodes]])
-        self.states = np.concatenate([self.states, log.states])
-        self.actions = np.concatenate([self.actions, log.actions])
+            new |= {"evaluation_timesteps": snapshots}
+            new |= {"evaluation_returns": evaluation.returns, "evaluation_lengths": evaluation.lengths}
+        for name, array in new.items():
+            self._chunks.setdefault(name, []).append(array)
 
-
-def _joined(rows: NDArray[T], more: NDArray[T]) -> NDArray[T]:
-    return np.concatenate([rows, more]) if len(rows) else more
+    def _join_chunks(self) -> None:
+        for name, arrays in self._chunks.items():
+            before = getattr(self, name)
+            setattr(self, name, np.concatenate([before, *arrays] if len(before) else arrays))
+        self._chunks = {}
