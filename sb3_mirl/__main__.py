@@ -21,6 +21,8 @@ FUNCTIONS = {
 }
 # the others are scripts
 SCRIPTS = ("record_video", "record_training", "push_to_hub", "load_from_hub", "benchmark")
+# these load an agent together with an environment, but not to train it
+PLAYERS = ("record_video", "push_to_hub")
 
 
 def main() -> None:
@@ -36,6 +38,10 @@ def main() -> None:
         import sb3_mirl.zoo  # noqa: F401  registers the algorithms
     except ModuleNotFoundError as error:
         sys.exit(f"sb3_mirl: the RL Zoo is not complete ({error}): pip install 'sb3-mirl[zoo,plots]'")
+    if command in PLAYERS:
+        from sb3_mirl.zoo.players import play_without_memory
+
+        play_without_memory()
     with tempfile.TemporaryDirectory() as hook:
         _register_in_children(Path(hook))
         _run(command)
@@ -51,10 +57,11 @@ def _run(command: str) -> None:
 
 
 def _register_in_children(folder: Path) -> None:
-    """The zoo's record_training and benchmark start its other commands as processes, which import ``custom_envs``."""
+    """The zoo's record_training and benchmark start ``python -m rl_zoo3....``, which imports a module ``custom_envs``."""
     (folder / "custom_envs.py").write_text("import sb3_mirl.zoo\n")
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(folder) if path is None else f"{folder}{os.pathsep}{path}"
+    for variable, first in (("PYTHONPATH", str(folder)), ("PATH", str(Path(sys.executable).parent))):
+        rest = os.environ.get(variable)
+        os.environ[variable] = first if rest is None else f"{first}{os.pathsep}{rest}"
 
 
 if __name__ == "__main__":

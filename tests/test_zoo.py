@@ -1,0 +1,279 @@
+"""The RL Zoo with our algorithms: its commands as a user types them, the shipped configurations, the search."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+
+import optuna
+from rl_zoo3 import ALGOS, exp_manager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_mirl import MIRL, SoftDQN
+from sb3_mirl.__main__ import main
+from sb3_mirl.zoo.experiment import ALGORITHMS, CONFIGS, Experiment, config_of
+
+CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
+# read by the zoo, everything else goes to the algorithm
+ZOO_KEYS = {"n_timesteps", "n_envs", "env_wrapper", "vec_env_wrapper", "frame_stack", "policy"}
+CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
+GRIDS = ["MirlCorridor-v0", "MirlSquare-v0"]
+MINATAR = [f"MinAtar/{game}-v1" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
+TINY = ["-params", "buffer_size:500", "learning_starts:40"]
+
+
+def config(algo: str, preset: str = "") -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((CONFIGS / preset / f"{algo}.yml").read_text())
+
+
+def run(folder: Path, *command: str, module: str = "sb3_mirl") -> str:
+    """A command in a process of its own, as typed in ``folder``; its output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A command in this process, in an empty folder: saves the seconds that importing takes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    for name in ("PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    for name, algorithm in CLASSES.items():
+        monkeypatch.setitem(ALGOS, name, algorithm)
+
+    def run_here(*command: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["sb3_mirl", *command])
+        main()
+
+    return run_here
+
+
+class TestCommands:
+    def test_train_enjoy_video_continue(self, tmp_path: Path) -> None:
+        task = ["--algo", "mirl", "--env", "CartPole-v1"]
+        said = run(tmp_path, "train", *task, "-P", "--tensorboard-log", "runs/", "-n", "96", "--eval-freq", "48", *TINY)
+        assert f"Loading hyperparameters from: {CONFIGS / 'mirl.yml'}" in said
+        assert list(tmp_path.glob("runs/CartPole-v1/MIRL_1/events*"))
+        assert (tmp_path / "logs/mirl/CartPole-v1_1/evaluations.npz").is_file()
+        assert "Mean reward" in run(tmp_path, "enjoy", *task, "-f", "logs", "--no-render", "-n", "600")
+        pytest.importorskip("pygame")
+        run(tmp_path, "record_video", *task, "-f", "logs", "-n", "20")
+        (video,) = tmp_path.glob("logs/mirl/CartPole-v1_1/videos/*.mp4")
+        assert video.stat().st_size > 1000
+
+    def test_continued_run_goes_on(self, call: Any) -> None:
+        params = ["beta_schedule:'linear'", "beta_slope:0.5", "exploration_fraction:0.1", "exploration_final_eps:0.07"]
+        command = ["train", "--algo", "mirl", "--env", "CartPole-v1", "--eval-freq", "-1", "-n", "320", "--save-replay-buffer"]
+        call(*command, *TINY, *params, "prior_lr:0.01")
+        path = "logs/mirl/CartPole-v1_{}/CartPole-v1.zip"
+        first = MIRL.load(path.format(1))
+        call(*command, "-i", path.format(1), *TINY, *params, "prior_lr:0.0")
+        second = MIRL.load(path.format(2))
+        assert first.num_timesteps >= 320 and second.num_timesteps >= first.num_timesteps + 320
+        assert second.beta == pytest.approx(0.5 * second.num_timesteps)
+        assert second.exploration_rate == first.exploration_rate == pytest.approx(0.07)
+        assert second._n_updates > first._n_updates > 0
+        assert first.prior[0] != 0.5
+        np.testing.assert_array_equal(second.prior, first.prior)
+
+    def test_continued_run_without_its_memory_collects_first(self, call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["train", "--algo", "softdqn", "--env", "CartPole-v1", "--eval-freq", "-1", "-n", "320", *TINY]
+        call(*command)
+        first = SoftDQN.load("logs/softdqn/CartPole-v1_1/CartPole-v1.zip")
+        call(*command, "-i", "logs/softdqn/CartPole-v1_1/CartPole-v1.zip")
+        assert "--save-replay-buffer" in capsys.readouterr().out
+        second = SoftDQN.load("logs/softdqn/CartPole-v1_2/CartPole-v1.zip")
+        assert second.learning_starts == first.num_timesteps + 40
+
+    @pytest.mark.parametrize("algo", ALGORITHMS)
+    def test_optimize(self, algo: str, call: Any) -> None:
+        call(
+            *("train", "--algo", algo, "--env", "CartPole-v1", "-optimize", "--n-trials", "2", "-n", "200"),
+            *("--n-startup-trials", "1", "--no-optim-plots", "--eval-episodes", "1", *TINY),
+        )
+        (report,) = Path("logs", algo).glob("report_*.csv")
+        header, *trials = report.read_text().splitlines()
+        assert "params_beta_lr" in header and ("params_prior_lr" in header) == (algo == "mirl")
+        assert len(trials) == 2 and "COMPLETE" in trials[0]
+
+    def test_videos_need_no_replay_memory(self, call: Any) -> None:
+        pytest.importorskip("pygame")
+        task = ["--algo", "mirl", "--env", "CartPole-v1"]
+        call("train", *task, "-n", "96", "--eval-freq", "-1", *TINY)
+        path = "logs/mirl/CartPole-v1_1/CartPole-v1.zip"
+        model = MIRL.load(path)
+        model.buffer_size = 10**15  # more than any machine has
+        model.save(path)
+        call("record_video", *task, "-f", "logs", "-n", "10")
+        call("enjoy", *task, "-f", "logs", "-n", "10", "--no-render")
+        assert list(Path("logs/mirl/CartPole-v1_1/videos").glob("*.mp4"))
+
+    @pytest.mark.parametrize("env_id", [GRIDS[0], MINATAR[0]])
+    def test_other_tasks(self, env_id: str, call: Any) -> None:
+        pytest.importorskip("minatar")
+        task = ["--algo", "mirl", "--env", env_id]
+        call("train", *task, "-n", "96", "--eval-freq", "48", "--eval-episodes", "1", *TINY)
+        call("record_video", *task, "-f", "logs", "-n", "5")
+        assert list(Path("logs").rglob("*.mp4")) and list(Path("logs").rglob("best_model.zip"))
+
+    def test_plots(self, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MPLBACKEND", "Agg")
+        try:
+            import rl_zoo3.plots  # noqa: F401
+        except (ImportError, TypeError) as error:
+            pytest.skip(f"the zoo's plots do not import with these versions of pandas and arch: {error}")
+        call("train", "--algo", "softdqn", "--env", "CartPole-v1", "-n", "96", "--eval-freq", "48", *TINY)
+        call("all_plots", "-a", "softdqn", "-e", "CartPole-v1", "-f", "logs", "-o", "scores")
+        assert Path("scores.pkl").is_file()
+
+    def test_unknown_command(self, call: Any) -> None:
+        with pytest.raises(SystemExit, match=r"unknown command 'tarin'. Commands: train, enjoy"):
+            call("tarin")
+
+    def test_the_zoos_own_commands_through_custom_envs(self, tmp_path: Path) -> None:
+        (tmp_path / "custom_envs.py").write_text("import sb3_mirl.zoo\n")
+        said = run(
+            tmp_path,
+            *("--algo", "softdqn", "--env", "MirlSquare-v0", "-n", "96", "--eval-freq", "-1", *TINY),
+            module="rl_zoo3.train",
+        )
+        assert f"Loading hyperparameters from: {CONFIGS / 'softdqn.yml'}" in said
+        # this one imports custom_envs at another moment
+        help_text = run(tmp_path, "--help", module="rl_zoo3.record_video")
+        assert "mirl" in help_text
+
+
+@pytest.mark.atari
+class TestAtari:
+    @pytest.fixture(autouse=True)
+    def _ale(self) -> None:
+        pytest.importorskip("ale_py")
+
+    def test_command_of_the_readme(self, call: Any) -> None:
+        task = ["--algo", "mirl", "--env", "SeaquestNoFrameskip-v4"]
+        call("train", *task, "-P", "--tensorboard-log", "runs/", "-n", "60", "--eval-freq", "-1", *TINY)
+        call("enjoy", *task, "-f", "logs", "--no-render", "-n", "10")
+        model = MIRL.load("logs/mirl/SeaquestNoFrameskip-v4_1/SeaquestNoFrameskip-v4.zip")
+        assert model.observation_space.shape == (4, 84, 84)
+        assert model.num_timesteps == 60 and model.n_envs == 1
+
+    def test_vector_environment(self, call: Any) -> None:
+        task = ["--algo", "softdqn", "--env", "BreakoutNoFrameskip-v4"]
+        call("train", *task, "-conf", "atari_vec_env", "-n", "1600", "--eval-freq", "-1", "-params", "buffer_size:3000")
+        # the games' records, unclipped
+        monitor = Path("logs/softdqn/BreakoutNoFrameskip-v4_1/0.monitor.csv").read_text().splitlines()
+        assert '"env_id": "BreakoutNoFrameskip-v4"' in monitor[0]
+        assert len(monitor) > 2 + 1
+        call("enjoy", *task, "-f", "logs", "--no-render", "-n", "10")
+        call("record_video", *task, "-f", "logs", "-n", "5")
+        model = SoftDQN.load("logs/softdqn/BreakoutNoFrameskip-v4_1/BreakoutNoFrameskip-v4.zip")
+        assert model.observation_space.shape == (4, 84, 84) and model.n_envs == 8
+
+    def test_vector_environment_takes_over_what_the_zoo_chose(self) -> None:
+        from sb3_mirl.envs import AtariVecEnv
+        from sb3_mirl.zoo.atari import atari_vec_env
+
+        env = DummyVecEnv([lambda: Monitor(gym.make("ALE/Pong-v5", full_action_space=True))] * 2)
+        env.seed(7)
+        fast = atari_vec_env(env)
+        assert isinstance(fast, AtariVecEnv)
+        assert (fast.num_envs, fast.game, fast._seeds, fast.action_space.n) == (2, "pong", [7, 8], 18)
+        assert fast._arguments["repeat_action_probability"] == 0.25
+        fast.close()
+
+    def test_vector_environment_watched_looks_the_same(self) -> None:
+        from sb3_mirl.zoo.atari import atari_vec_env
+
+        watched = atari_vec_env(DummyVecEnv([lambda: gym.make("PongNoFrameskip-v4", render_mode="rgb_array")]))
+        observations = watched.reset()
+        assert isinstance(observations, np.ndarray) and observations.shape == (1, 84, 84, 4)
+        image = watched.render()
+        assert image is not None and image.shape == (210, 160, 3)
+        watched.close()
+
+    def test_vector_environment_is_for_atari(self) -> None:
+        from sb3_mirl.zoo.atari import atari_vec_env
+
+        with pytest.raises(ValueError, match="plays Atari games and not CartPole-v1"):
+            atari_vec_env(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+
+
+class TestConfigurations:
+    @pytest.mark.parametrize("algo", ALGORITHMS)
+    def test_every_task_has_one(self, algo: str) -> None:
+        assert {"atari", *CLASSIC, *GRIDS, *MINATAR} <= set(config(algo))
+
+    @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+    def test_every_value_has_unit_or_source(self, path: Path) -> None:
+        values = [line for line in path.read_text().splitlines() if re.match(r"  \w+:", line)]
+        assert values and not [line for line in values if not re.search(r"  # .{4,}", line)]
+
+    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("preset", ["", "table3", "atari_vec_env"])
+    def test_every_key_is_known(self, algo: str, preset: str) -> None:
+        known = set(inspect.signature(SoftDQN).parameters) | set(inspect.signature(CLASSES[algo]).parameters) | ZOO_KEYS
+        for task, values in config(algo, preset).items():
+            assert not set(values) - known, task
+            assert not [key for key, value in values.items() if isinstance(value, str) and re.match(r"[\d.]+e", value)], task
+
+    @pytest.mark.parametrize("algo", ALGORITHMS)
+    def test_atari_is_the_default_of_the_class(self, algo: str) -> None:
+        defaults = {**inspect.signature(SoftDQN).parameters, **inspect.signature(CLASSES[algo]).parameters}
+        values = {key: value for key, value in config(algo)["atari"].items() if key not in ZOO_KEYS}
+        assert len(values) >= 11
+        assert values == {key: defaults[key].default for key in values}
+        assert config(algo)["atari"]["n_timesteps"] == inspect.signature(SoftDQN.learn).parameters["total_timesteps"].default
+
+    @pytest.mark.parametrize("algo", ALGORITHMS)
+    def test_presets_differ_where_they_should(self, algo: str) -> None:
+        base, table3, vector = (config(algo, preset)["atari"] for preset in ("", "table3", "atari_vec_env"))
+        rates = {"beta_lr": 3.3e-6} | ({"prior_lr": 2e-6} if algo == "mirl" else {})
+        assert table3 == {**base, **rates}
+        unwrapped = {key: value for key, value in base.items() if key not in ("env_wrapper", "frame_stack")}
+        assert vector == {**unwrapped, "n_envs": 8, "vec_env_wrapper": "sb3_mirl.zoo.atari.atari_vec_env"}
+
+    def test_what_conf_means(self, tmp_path: Path) -> None:
+        own = tmp_path / "own.yml"
+        assert config_of("mirl", str(own)) == str(own)
+        assert config_of("mirl", "table3") == str(CONFIGS / "table3" / "mirl.yml")
+        assert config_of("softdqn", "tests.conftest") == "tests.conftest"
+        assert config_of("dqn") is None and config_of("dqn", "table3") == "table3"
+        with pytest.raises(ValueError, match=r"-conf tabel3 is neither a preset of mirl \(atari_vec_env, table3\)"):
+            config_of("mirl", "tabel3")
+
+    def test_the_zoo_uses_them(self) -> None:
+        import rl_zoo3.train
+
+        assert rl_zoo3.train.ExperimentManager is exp_manager.ExperimentManager is Experiment
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_search_samples_what_the_algorithm_takes(algo: str) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = []
+    for _ in range(20):
+        trial = study.ask()
+        sampled = HYPERPARAMS_SAMPLER[algo](trial, 2, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
+        model = CLASSES[algo]("MlpPolicy", "CartPole-v1", buffer_size=100, **sampled)
+        # what --trial-id makes of the stored trial
+        assert HYPERPARAMS_CONVERTER[algo](trial.params) == sampled
+        seen.append([model.beta_lr, model.beta_init, *([model.prior_lr] if isinstance(model, MIRL) else [])])
+    # two orders of magnitude of each
+    assert (np.max(seen, axis=0) / np.min(seen, axis=0) > 100).all()
