@@ -1,0 +1,241 @@
+"""
+Environment steps per second of training, side by side with SB3's DQN: same game, network, batch size and replay ratio.
+
+    python examples/benchmark_throughput.py [--device auto] [--seconds 30] [--rounds 3] [--scaling] [--memory]
+
+The peers take turns, ``rounds`` times; the table gives medians, their ratio to SB3's DQN as installed (1 environment)
+and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up is not counted.
+``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
+buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import ale_py
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
+
+from sb3_mirl import MIRL, SoftDQN
+from sb3_mirl.envs import AtariVecEnv
+from sb3_mirl.replay import FrameReplayBuffer
+
+WARM_UP = 1_000  # environment steps before the first update, and as many again before the clock starts
+BUFFER = 50_000
+DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
+
+
+class Clock(BaseCallback):
+    """Stops training after some seconds, counted from ``2 * WARM_UP`` steps on."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.start = seconds, 0.0
+        self.first = (0, 0)
+
+    def _now(self) -> tuple[int, int]:
+        return self.num_timesteps, getattr(self.model, "_n_updates", 0)
+
+    def _on_step(self) -> bool:
+        if not self.start and self.num_timesteps >= 2 * WARM_UP:
+            self.first, self.start = self._now(), time.perf_counter()
+        return not self.start or time.perf_counter() - self.start < self.seconds
+
+    def result(self) -> dict[str, float]:
+        if self.model.device.type == "cuda":
+            th.cuda.synchronize()
+        elapsed = time.perf_counter() - self.start
+        steps, updates = (now - first for now, first in zip(self._now(), self.first, strict=True))
+        return dict(steps_per_s=steps / elapsed, updates_per_s=updates / elapsed, steps_per_update=steps / max(updates, 1))
+
+
+def sb3_env(game: str, n_envs: int) -> VecEnv:
+    gym.register_envs(ale_py)
+    many_cores = len(os.sched_getaffinity(0)) >= n_envs > 1
+    envs = make_atari_env(f"{game}NoFrameskip-v4", n_envs, seed=0, vec_env_cls=SubprocVecEnv if many_cores else DummyVecEnv)
+    return VecFrameStack(envs, 4)
+
+
+def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
+    common: dict[str, Any] = dict(learning_starts=WARM_UP, buffer_size=BUFFER, batch_size=args.batch_size, device=args.device)
+    tuned = dict(train_freq=1, gradient_steps=max(args.n_envs // 4, 1), **common)
+
+    def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
+        return lambda: cls("CnnPolicy", AtariVecEnv(args.game, args.n_envs, seed=0), **{**common, **kwargs})
+
+    return {
+        "SB3 DQN, 1 env (as installed)": lambda: DQN("CnnPolicy", sb3_env(args.game, 1), **common),
+        f"SB3 DQN, {args.n_envs} envs (tuned)": lambda: DQN("CnnPolicy", sb3_env(args.game, args.n_envs), **tuned),
+        f"contrib QRDQN, {args.n_envs} envs": lambda: QRDQN("CnnPolicy", sb3_env(args.game, args.n_envs), **tuned),
+        "ours DQN, eager": ours(SoftDQN, update_path="eager", **DQN_TARGET),
+        "ours DQN, fast": ours(SoftDQN, **DQN_TARGET),
+        "ours SoftDQN, fast": ours(SoftDQN),
+        "ours MIRL, fast": ours(MIRL),
+        "ours DQN, fast, bfloat16": ours(SoftDQN, precision="bfloat16", **DQN_TARGET),
+        "ours MIRL, fast, bfloat16": ours(MIRL, precision="bfloat16"),
+    }
+
+
+def measure(make: Callable[[], OffPolicyAlgorithm], seconds: float) -> dict[str, float]:
+    model, clock = make(), Clock(seconds)
+    model.learn(10**9, callback=clock)
+    result = clock.result()
+    assert model.env is not None
+    model.env.close()
+    return result
+
+
+def environments_alone(game: str, n_envs: int, seconds: float) -> float:
+    env = AtariVecEnv(game, n_envs, seed=0)
+    env.reset()
+    rng, steps, start = np.random.default_rng(0), 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        env.step(rng.integers(0, int(env.action_space.n), n_envs))
+        steps += n_envs
+    rate = steps / (time.perf_counter() - start)
+    env.close()
+    return rate
+
+
+def throughput(args: argparse.Namespace) -> pd.DataFrame:
+    chosen = {name: make for name, make in peers(args).items() if not args.only or any(part in name for part in args.only)}
+    rows = []
+    for round_ in range(args.rounds):
+        for name, make in chosen.items():
+            rows.append(dict(peer=name, round=round_, **measure(make, args.seconds)))
+            print(f"  round {round_ + 1}/{args.rounds}  {name:34s} {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
+    return pd.DataFrame(rows)
+
+
+def summary(raw: pd.DataFrame) -> pd.DataFrame:
+    """Medians over rounds, and ratios to SB3's DQN within each round."""
+    wide = raw.pivot(index="round", columns="peer", values="steps_per_s")
+    table = raw.groupby("peer", sort=False)[["steps_per_s", "updates_per_s", "steps_per_update"]].median()
+    for reference in (name for name in table.index if name.startswith("SB3 DQN")):
+        column = "x SB3 as installed" if "installed" in reference else "x SB3 tuned"
+        table[column] = wide.div(wide[reference], axis=0).median()
+    return table
+
+
+def scaling(args: argparse.Namespace) -> pd.DataFrame:
+    rows = []
+    for n_envs in (1, 2, 4, 8, 16, 32, 64, 128):
+        make = peers(argparse.Namespace(**{**vars(args), "n_envs": n_envs}))["ours MIRL, fast"]
+        alone = environments_alone(args.game, n_envs, args.seconds / 3)
+        rows.append(dict(vary="environments", value=n_envs, environments_alone=alone, **measure(make, args.seconds / 3)))
+        print(f"  {n_envs:4d} environments {rows[-1]['steps_per_s']:9.0f} env steps/s, alone {alone:9.0f}", flush=True)
+    for batch_size in (16, 32, 64, 128, 256, 512):
+        make = peers(argparse.Namespace(**{**vars(args), "batch_size": batch_size}))["ours MIRL, fast"]
+        rows.append(dict(vary="batch size", value=batch_size, **measure(make, args.seconds / 3)))
+        print(f"  batch of {batch_size:4d}    {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
+    return pd.DataFrame(rows)
+
+
+def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFrame:
+    """Bytes taken by filling a replay buffer with random frames in episodes of 1000 steps; SB3's by its layout."""
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    buffer = FrameReplayBuffer(capacity, space, spaces.Discrete(18), device, n_envs, storage_device=device)
+    rng = np.random.default_rng(0)
+    stack = np.zeros((n_envs, 4, 84, 84), np.uint8)
+    for step in range(capacity // n_envs):
+        done = np.full(n_envs, step % 1000 == 999)
+        frame = rng.integers(0, 256, (n_envs, 1, 84, 84), dtype=np.uint8)
+        following = np.concatenate([stack[:, 1:], frame], axis=1)
+        buffer.add(stack, following, np.zeros((n_envs, 1), np.int64), np.zeros(n_envs), done, [{}] * n_envs)
+        stack = np.concatenate([np.zeros_like(following[:, 1:]), frame], axis=1) if done[0] else following
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    vram = th.cuda.max_memory_allocated() if buffer.storage_device.type == "cuda" else 0
+    sb3 = capacity * (2 * 4 * 84 * 84 + 20)
+    return pd.DataFrame([dict(transitions=buffer.size() * n_envs, rss_gb=peak / 1e9, vram_gb=vram / 1e9, sb3_gb=sb3 / 1e9)])
+
+
+def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str) -> plt.Figure:
+    columns = 1 if scale is None else 3
+    figure, axes = plt.subplots(1, columns, figsize=(2 + 5 * columns, 4), squeeze=False, layout="constrained")
+    colors = ["#D55E00" if name.startswith("ours") else "#999999" for name in table.index]
+    bars = axes[0, 0].barh(list(table.index), table["steps_per_s"], color=colors)
+    axes[0, 0].bar_label(bars, fmt="%.0f", padding=3)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set(xlabel="environment steps per second", title=title)
+    if scale is not None:
+        for axis, (vary, part) in zip(axes[0, 1:], scale.groupby("vary", sort=False), strict=True):
+            axis.plot(part["value"], part["steps_per_s"], "o-", color="#D55E00", label="training MIRL")
+            if vary == "environments":
+                axis.plot(part["value"], part["environments_alone"], "o--", color="#999999", label="environments alone")
+            axis.set(xscale="log", yscale="log", xlabel=str(vary), ylabel="environment steps per second")
+            axis.set_xticks(part["value"], [f"{value}" for value in part["value"]])
+            axis.legend(frameon=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def machine(device: th.device) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor()
+    cores = f"{len(os.sched_getaffinity(0))} cores of {cpu}"
+    return f"{th.cuda.get_device_name(device)}, {cores}" if device.type == "cuda" else cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--game", default="Breakout")
+    parser.add_argument("--n-envs", type=int, help="8 on the CPU, 64 on a GPU by default")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=30, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="peers whose name contains one of these")
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("results/throughput"))
+    args = parser.parse_args()
+    device = th.device("cuda" if args.device == "auto" and th.cuda.is_available() else args.device.replace("auto", "cpu"))
+    args.device, args.n_envs = device.type, args.n_envs or (64 if device.type == "cuda" else 8)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if device.type == "cpu":
+        th.set_num_threads(len(os.sched_getaffinity(0)))
+
+    title = f"{args.game}, batch {args.batch_size}, {machine(device)}"
+    print(f"Training throughput: {title}, torch {th.__version__}", flush=True)
+    raw = throughput(args)
+    raw.to_csv(args.out / "throughput.csv", index=False)
+    table = summary(raw)
+    print(table.round(2).to_string())
+    scale = None
+    if args.scaling:
+        scale = scaling(args)
+        scale.to_csv(args.out / "scaling.csv", index=False)
+    draw(table, scale, title).savefig(args.out / "throughput.png", dpi=130)
+    if args.memory:
+        used = memory(args.device)
+        used.to_csv(args.out / "memory.csv", index=False)
+        print(used.round(2).to_string(index=False))
+    print(f"Tables and figure in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
