@@ -78,7 +78,7 @@ class Records:
             for r, length, t in zip(log.returns[:n_episodes], log.lengths[:n_episodes], times, strict=True):
                 self._writer.write_row({"r": round(float(r), 6), "l": int(length), "t": round(float(t), 6)})
         self._last = now
-        new = {
+        new: dict[str, NDArray[Any]] = {
             "episode_returns": log.returns[:n_episodes].copy(),  # not the whole chunk's buffer
             "episode_lengths": log.lengths[:n_episodes].copy(),
             "episode_ends": log.ends[:n_episodes].copy(),
