@@ -18,7 +18,6 @@ to 8 and aggregates with intervals as PNGs. `--plots-only` draws them again from
 
 import sys
 
-import _figures
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -37,6 +36,8 @@ SMOOTHING = 1e6
 
 
 def main() -> None:
+    import _figures  # here, because every worker process imports this file, and needs no pictures
+
     parser = experiment_parser(__doc__, GAMES, AGENTS, 50_000_000, 100_000, atari.PRESETS, "results/atari")
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()

@@ -19,7 +19,6 @@ game: 0 = random actions, 100 = the best agent's mean at the last snapshot.
 import sys
 from pathlib import Path
 
-import _figures
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -37,6 +36,8 @@ RANDOM = "random.csv"
 
 
 def main() -> None:
+    import _figures  # here, because every worker process imports this file, and needs no pictures
+
     parser = experiment_parser(__doc__, minatar.GAMES, AGENTS, 1_000_000, 100_000, ["default"], "results/minatar")
     args = parser.parse_args()
     failed = []

@@ -83,7 +83,8 @@ def _cpu_count() -> int:
 def _start_worker(steps: Any, threads: int) -> None:
     global _steps
     _steps = steps
-    th.set_num_threads(threads)
+    # OMP_NUM_THREADS may ask for fewer: on busy cores threads mostly wait for each other
+    th.set_num_threads(min(th.get_num_threads(), threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -47,7 +47,9 @@ def median(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]
     return _intervals(scores, lambda x: np.median(x.mean(axis=0), axis=0), reps)
 
 
-def performance_profile(scores: Mapping[str, Array], thresholds: Sequence[float] | Array) -> dict[str, Estimate]:
+def performance_profile(
+    scores: Mapping[str, Array], thresholds: Sequence[float] | Array, reps: int = REPS
+) -> dict[str, Estimate]:
     """
     Fraction of runs with a score above each threshold.
 
@@ -56,10 +58,12 @@ def performance_profile(scores: Mapping[str, Array], thresholds: Sequence[float]
     :return: for each agent estimates (n,)
     """
     levels = np.asarray(thresholds, dtype=np.float64)
-    return _intervals(scores, lambda x: rly.score_distributions(x, levels), REPS)
+    return _intervals(scores, lambda x: rly.score_distributions(x, levels), reps)
 
 
-def probability_of_improvement(scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]]) -> dict[str, Estimate]:
+def probability_of_improvement(
+    scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]], reps: int = REPS
+) -> dict[str, Estimate]:
     """
     Probability that a run of x scores higher than one of y in a game drawn at random; ties count half.
 
@@ -69,7 +73,7 @@ def probability_of_improvement(scores: Mapping[str, Array], pairs: Sequence[tupl
     """
     both = {f"{x},{y}": [scores[x], scores[y]] for x, y in pairs}
     with _seeded():
-        points, ends = rly.get_interval_estimates(both, metrics.probability_of_improvement, reps=REPS)
+        points, ends = rly.get_interval_estimates(both, metrics.probability_of_improvement, reps=reps)
     return {key: _estimate(np.atleast_1d(points[key]), ends[key], len(both[key][0])) for key in both}
 
 
