@@ -67,6 +67,8 @@ def draw_all(results: Results, out: Path) -> list[Path]:
         "figure_8_beta_max_q": lambda r: histories(r, "beta_max_q", "β max$_a$ Q(s, a)"),
         "aggregates": aggregates,
     }
+    if "rare_action" in results.games:
+        figures["rare_action"] = lambda r: rare_action(r, "rare_action", "PUSH")
     written = []
     for name, draw in figures.items():
         figure = draw(results)
@@ -171,6 +173,30 @@ def histories(results: Results, name: str, label: str) -> Figure | None:
             plots.history_curve(ax, {key: run[key].to_numpy() for key in run}, name, alpha=0.7)
 
     return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, label)
+
+
+def rare_action(results: Results, game: str, action: str) -> Figure | None:
+    """Section 7's weakness: the score of every agent, one thin line per seed, and the prior of the action that is rare."""
+    chosen = results.snapshots[(results.snapshots["game"] == game) & (results.snapshots["exploration"] == results.exploration)]
+    if results.priors is None or chosen.empty:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for agent in results.agents(list(plots.COLOURS)):
+        runs = chosen[chosen["agent"] == agent].pivot(index="seed", columns="timesteps", values="score")
+        left.plot(runs.columns, runs.to_numpy().T, color=plots.COLOURS[agent], linewidth=0.6, alpha=0.5)
+        left.plot(runs.columns, runs.mean(), color=plots.COLOURS[agent], linewidth=2.2, label=plots.LABELS[agent])
+        rho = results.priors.query("game == @game and agent == @agent and action == @action")
+        for seed, run in rho.groupby("seed"):
+            label = plots.LABELS[agent] if seed == 0 else None
+            right.plot(run["timesteps"], run["probability"], color=plots.COLOURS[agent], linewidth=1, alpha=0.8, label=label)
+    left.set_title("Score: mean and each seed", loc="left")
+    right.set_title(f"Prior of the rare action, ρ({action})", loc="left")
+    right.set_yscale("log")
+    left.set_ylim(bottom=0)
+    for ax in (left, right):
+        plots.step_axis(ax, float(chosen["timesteps"].max()))
+    left.legend(frameon=False, loc="center right")
+    return figure
 
 
 def _scores(results: Results, agents: Sequence[str] | Mapping[str, str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

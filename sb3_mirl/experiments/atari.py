@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import MAX_STEPS
@@ -20,7 +21,9 @@ def make_env(game: str, n_envs: int, seed: int, training: bool) -> VecEnv:
     :param game: a game of Atari
     :param training: lives and clipped rewards; else whole games of at most 4500 steps, unclipped
     """
-    return AtariVecEnv(game, n_envs, seed, training=training, max_episode_steps=None if training else MAX_STEPS)
+    cap = None if training else MAX_STEPS
+    # a worker's share of the CPUs: emulator threads of several runs would only wait for each other
+    return AtariVecEnv(game, n_envs, seed, training=training, max_episode_steps=cap, num_threads=th.get_num_threads())
 
 
 def hyperparameters(game: str, settings: "Settings") -> tuple[str, dict[str, Any]]:
