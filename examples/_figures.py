@@ -176,26 +176,26 @@ def histories(results: Results, name: str, label: str) -> Figure | None:
 
 
 def rare_action(results: Results, game: str, action: str) -> Figure | None:
-    """Section 7's weakness: the score of every agent, one thin line per seed, and the prior of the action that is rare."""
+    """Section 7's weakness: each agent's return in training, one thin line per seed, and the prior of the rare action."""
     chosen = results.snapshots[(results.snapshots["game"] == game) & (results.snapshots["exploration"] == results.exploration)]
     if results.priors is None or chosen.empty:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for agent in results.agents(list(plots.COLOURS)):
-        runs = chosen[chosen["agent"] == agent].pivot(index="seed", columns="timesteps", values="score")
-        left.plot(runs.columns, runs.to_numpy().T, color=plots.COLOURS[agent], linewidth=0.6, alpha=0.5)
+        runs = chosen[chosen["agent"] == agent].pivot(index="seed", columns="timesteps", values="training_score")
+        left.plot(runs.columns, runs.to_numpy().T, color=plots.COLOURS[agent], linewidth=0.6, alpha=0.6)
         left.plot(runs.columns, runs.mean(), color=plots.COLOURS[agent], linewidth=2.2, label=plots.LABELS[agent])
         rho = results.priors.query("game == @game and agent == @agent and action == @action")
         for seed, run in rho.groupby("seed"):
             label = plots.LABELS[agent] if seed == 0 else None
             right.plot(run["timesteps"], run["probability"], color=plots.COLOURS[agent], linewidth=1, alpha=0.8, label=label)
-    left.set_title("Score: mean and each seed", loc="left")
+    left.set_title("Return in training: mean and each seed", loc="left")
     right.set_title(f"Prior of the rare action, ρ({action})", loc="left")
     right.set_yscale("log")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.05 * chosen["training_score"].max())
     for ax in (left, right):
         plots.step_axis(ax, float(chosen["timesteps"].max()))
-    left.legend(frameon=False, loc="center right")
+    left.legend(frameon=False, loc="upper left")
     return figure
 
 
