@@ -21,6 +21,7 @@ from sb3_mirl import MIRL, plots
 from sb3_mirl.experiments import Cell, Settings, Suite, minatar, results, run_all, statistics
 from sb3_mirl.experiments.agents import make_agent
 from sb3_mirl.experiments.cell import is_done, run_cell
+from sb3_mirl.experiments.command_line import experiment_parser
 from sb3_mirl.experiments.rare_action import RareActionEnv
 from sb3_mirl.experiments.snapshots import read_evaluations
 
@@ -167,6 +168,20 @@ def test_evaluation_does_not_change_training(tmp_path: Path) -> None:
         run_cell(CELL, SUITE, changed, tmp_path / name, "cpu", ignore)
         weights.append(MIRL.load(tmp_path / name / CELL.folder / "model").policy.state_dict())
     assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+
+
+def test_hyperparameters_in_place_of_the_presets() -> None:
+    parser = experiment_parser("", ["g"], ["mirl"], 1600, 800, ["default"], "out")
+    assert dict(parser.parse_args(["--set", "prior_lr=1e-5", "batch_size=8"]).set) == {"prior_lr": 1e-5, "batch_size": 8}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--set", "prior_lr"])
+
+
+def test_a_run_uses_them(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, timesteps=800, overrides={"prior_lr": 0.25, "learning_starts": 400})
+    run_cell(CELL, SUITE, settings, tmp_path, "cpu", ignore)
+    model = MIRL.load(tmp_path / CELL.folder / "model")
+    assert (model.prior_lr, model.learning_starts) == (0.25, 400)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,8 @@ class Settings:
     eval_exploration: tuple[str, ...] = ("prior",)
     eval_episodes: int = N_EPISODES
     eval_epsilon: float = EPSILON
+    overrides: dict[str, float] = field(default_factory=dict)
+    """Hyperparameters in place of the preset's."""
     checkpoints: bool = True
     """Keep the last snapshot with its replay memory until the run is done; without it a killed run starts again."""
 
@@ -121,7 +123,7 @@ def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path,
         model.load_replay_buffer(checkpoint / "replay")
         return model
     policy, hyperparameters = suite.hyperparameters(cell.game, settings)
-    return make_agent(cell.agent, env, policy, hyperparameters, seed=cell.seed, device=device)
+    return make_agent(cell.agent, env, policy, {**hyperparameters, **settings.overrides}, seed=cell.seed, device=device)
 
 
 def _save_checkpoint(model: SoftDQN, folder: Path) -> None:

@@ -37,6 +37,9 @@ def experiment_parser(
         "several evaluate each snapshot several times, and the first one is drawn"
     ))  # fmt: skip
     add("--preset", choices=presets, default=presets[0], help="hyperparameters")
+    add("--set", nargs="+", default=[], type=_override, metavar="NAME=NUMBER", help=(
+        "hyperparameters in place of the preset's, for example prior_lr=1e-5 beta_lr=1e-4"
+    ))  # fmt: skip
     add("--n-envs", type=int, default=8, help="environments per run (default: 8)")
     add("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     add("--device", default="auto", help="auto, cpu or cuda")
@@ -60,10 +63,21 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Cell]:
         n_envs=args.n_envs,
         eval_exploration=tuple(args.eval_exploration),
         eval_episodes=args.eval_episodes,
+        overrides=dict(args.set),
         checkpoints=not args.no_checkpoints,
     )
     cells = [Cell(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
     return run_all(cells, suite, settings, args.out, args.jobs, args.device)
+
+
+def _override(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"NAME=NUMBER is needed, such as prior_lr=1e-5, got {text!r}") from None
+    # SB3 needs whole numbers where it counts
+    return name, int(value) if value.is_integer() else value
 
 
 def _steps(text: str) -> int:
