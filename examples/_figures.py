@@ -49,7 +49,8 @@ def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing
     """
     snapshots = pd.read_csv(out / "snapshots.csv")
     history, priors = (pd.read_csv(p) if (p := out / name).exists() else None for name in ("history.csv", "priors.csv"))
-    games = list(dict.fromkeys(snapshots["game"]))
+    finished = snapshots[snapshots["timesteps"] == snapshots["timesteps"].max()]
+    games = list(dict.fromkeys(finished["game"]))
     return Results(snapshots, history, priors, games, exploration, normalise, unit, smoothing)
 
 

@@ -42,9 +42,8 @@ def main() -> None:
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()
     args.games = [game_name(game) for game in args.games]
-    failed = []
-    if not args.plots_only:
-        failed = run(args, SUITE)
+    failed = [] if args.plots_only else run(args, SUITE)
+    if (args.out / "cells").exists():
         collect(args.out)
 
     def normalise(game: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,9 +40,8 @@ def main() -> None:
 
     parser = experiment_parser(__doc__, minatar.GAMES, AGENTS, 1_000_000, 100_000, ["default"], "results/minatar")
     args = parser.parse_args()
-    failed = []
-    if not args.plots_only:
-        failed = run(args, SUITE)
+    failed = [] if args.plots_only else run(args, SUITE)
+    if (args.out / "cells").exists():
         collect(args.out)
         play_at_random(args.out, args.eval_episodes)
     exploration = args.eval_exploration[0]

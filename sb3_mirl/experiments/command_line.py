@@ -45,7 +45,7 @@ def experiment_parser(
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--no-checkpoints", action="store_true", help="save disk: a killed run starts again, not from its last snapshot")
     add("--out", type=Path, default=Path(out), help=f"(default: {out})")
-    add("--plots-only", action="store_true", help="draw the CSVs in --out again, run nothing")
+    add("--plots-only", action="store_true", help="run nothing, draw what there is in --out")
     return parser
 
 
