@@ -36,11 +36,11 @@ SMOOTHING = 1e6
 
 
 def main() -> None:
-    import _figures  # here, because every worker process imports this file, and needs no pictures
-
     parser = experiment_parser(__doc__, GAMES, AGENTS, 50_000_000, 100_000, atari.PRESETS, "results/atari")
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()
+    import _figures  # here, because every worker process imports this file, and needs no pictures
+
     args.games = [game_name(game) for game in args.games]
     failed = [] if args.plots_only else run(args, SUITE)
     if (args.out / "cells").exists():

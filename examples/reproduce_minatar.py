@@ -36,10 +36,10 @@ RANDOM = "random.csv"
 
 
 def main() -> None:
-    import _figures  # here, because every worker process imports this file, and needs no pictures
-
     parser = experiment_parser(__doc__, minatar.GAMES, AGENTS, 1_000_000, 100_000, ["default"], "results/minatar")
     args = parser.parse_args()
+    import _figures  # here, because every worker process imports this file, and needs no pictures
+
     failed = [] if args.plots_only else run(args, SUITE)
     if (args.out / "cells").exists():
         collect(args.out)

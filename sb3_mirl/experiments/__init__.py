@@ -1,4 +1,7 @@
-"""Experiments of many runs, games x agents x seeds: run in parallel, resumed where killed, read back for the plots."""
+"""Experiments of many runs, games x agents x seeds: run in parallel, resumed where killed, read back for the plots.
+
+Needs the extra ``plots`` (pandas, rliable).
+"""
 
 from sb3_mirl.experiments.agents import AGENTS
 from sb3_mirl.experiments.cell import Cell, Settings, Suite
