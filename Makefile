@@ -24,11 +24,11 @@ demo: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python examples/quickstart.py --out $(OUT)/breakout
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --durations=12
 	$(BIN)/python tests/conformance/run.py
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

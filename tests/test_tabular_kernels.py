@@ -164,7 +164,8 @@ def test_the_kernel_is_its_naive_twin_bit_for_bit(name, world, limit):
     assert record.evaluation_lengths.tolist() == [[length for _, length in row] for row in snapshots]
 
 
-rows = st.lists(st.floats(-50, 50), min_size=2, max_size=6)
+# float32: values closer than 1e-100 are ties to `maths`, which knows no larger beta
+rows = st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=6)
 
 
 @settings(max_examples=200, deadline=None)

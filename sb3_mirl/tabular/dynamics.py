@@ -6,7 +6,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-_HARMLESS_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "Monitor")
+# importing rl_zoo3 replaces gymnasium's wrapper by one that differs in `info` alone
+_TIME_LIMITS = ("TimeLimit", "PatchedTimeLimit")
+_HARMLESS_WRAPPERS = (*_TIME_LIMITS, "OrderEnforcing", "PassiveEnvChecker", "Monitor")
 
 
 class Dynamics(NamedTuple):
@@ -62,7 +64,7 @@ def read_dynamics(env: gym.Env[Any, Any]) -> Dynamics:
 
 def _time_limit(env: gym.Env[Any, Any]) -> int:
     while env is not env.unwrapped:
-        if type(env).__name__ == "TimeLimit":
+        if type(env).__name__ in _TIME_LIMITS:
             return int(env._max_episode_steps)  # type: ignore[attr-defined]
         env = env.env  # type: ignore[attr-defined]
     return 0
