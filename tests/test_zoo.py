@@ -27,7 +27,7 @@ from sb3_mirl.zoo.experiment import ALGORITHMS, CONFIGS, Experiment, config_of
 
 CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
 # read by the zoo, everything else goes to the algorithm
-ZOO_KEYS = {"n_timesteps", "n_envs", "env_wrapper", "vec_env_wrapper", "frame_stack", "policy"}
+ZOO_KEYS = {"n_timesteps", "n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "policy"}
 CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
 GRIDS = ["MirlCorridor-v0", "MirlSquare-v0"]
 MINATAR = [f"MinAtar/{game}-v1" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]

@@ -1,7 +1,7 @@
 """Gradient updates of soft Q-learning as functions of networks and tensors, without the algorithm around them."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -24,6 +24,9 @@ class Minibatch(NamedTuple):
     rewards: th.Tensor  # (B,)
     discounts: th.Tensor  # (B,) gamma^k, 0 where the episode terminated
     next_q: th.Tensor  # (B, A)
+
+
+Columns = TypeVar("Columns", bound=ReplayBufferSamples | DictReplayBufferSamples | Minibatch)
 
 
 class UpdateRule(NamedTuple):
@@ -56,10 +59,12 @@ def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, 
     The updates of :func:`one_by_one` with all n minibatches drawn, and evaluated by the target network, together.
 
     The target network does not change between the updates, so the results are the same up to the rounding of a
-    larger matrix product.
+    larger matrix product. The CPU evaluates minibatch by minibatch: it saves no launches, and needs less memory.
     """
-    drawn = make_batch(policy, sample(n * batch_size), rule)
-    return th.stack([gradient_update(policy, batch, rule) for batch in split(drawn, n)])
+    data = sample(n * batch_size)
+    parts = split(data, n) if data.rewards.device.type == "cpu" else [data]
+    batches = (batch for part in parts for batch in split(make_batch(policy, part, rule), n // len(parts)))
+    return th.stack([gradient_update(policy, batch, rule) for batch in batches])
 
 
 @th.no_grad()
@@ -77,16 +82,20 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
     )
 
 
-def split(batch: Minibatch, n: int) -> Iterator[Minibatch]:
-    """n minibatches of equal size, in order."""
-    size = len(batch.rewards) // n
-    for start in range(0, n * size, size):
-        rows = slice(start, start + size)
-        if isinstance(batch.observations, dict):
-            observations: PyTorchObs = {key: value[rows] for key, value in batch.observations.items()}
-        else:
-            observations = batch.observations[rows]
-        yield Minibatch(observations, *(tensor[rows] for tensor in batch[1:]))
+def split(batch: Columns, n: int) -> list[Columns]:
+    """
+    :param batch: columns of transitions, each a tensor, a dictionary of tensors or None
+    :param n: number of parts
+    :return: n batches of equal size, in order
+    """
+    size, make = len(batch.rewards) // n, cast(Any, type(batch))
+    return [make(*(_rows(column, slice(i * size, (i + 1) * size)) for column in batch)) for i in range(n)]
+
+
+def _rows(column: Any, rows: slice) -> Any:
+    if isinstance(column, dict):
+        return {key: value[rows] for key, value in column.items()}
+    return None if column is None else column[rows]
 
 
 def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> th.Tensor:
