@@ -1,7 +1,7 @@
 """
 Trains MIRL on an Atari game, saves and reloads it, evaluates it, and draws the course of the prior and of beta.
 
-    python examples/quickstart.py [--game Breakout] [--timesteps 30000] [--out results/demo/breakout]
+    python examples/quickstart.py [--game Breakout] [--timesteps 45000] [--out results/demo/breakout]
 
 The hyperparameters are scaled to minutes on two cores; the paper's own are the defaults of ``MIRL``.
 """
@@ -36,7 +36,7 @@ SCALED_TO_MINUTES = dict(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="Breakout")
-    parser.add_argument("--timesteps", type=int, default=30_000, help="environment steps (4 frames each)")
+    parser.add_argument("--timesteps", type=int, default=45_000, help="environment steps (4 frames each)")
     parser.add_argument("--n-envs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/demo/breakout"))
