@@ -226,7 +226,7 @@ def test_minatar_games_are_channel_first_with_six_named_actions() -> None:
     for game in minatar.GAMES:
         env = minatar.MinAtarEnv(game)
         observation, _ = env.reset(seed=3)
-        assert env.observation_space.contains(observation) and observation.shape[1:] == (10, 10)
+        assert env.observation_space.contains(observation) and observation.shape[:2] == (10, 10)
         assert len(env.get_action_meanings()) == env.action_space.n == 6  # type: ignore[attr-defined]
         plays = []
         for _ in range(2):

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_mirl.atari.evaluation import MAX_STEPS
+from sb3_mirl.envs.minatar import MinAtarCNN
 from sb3_mirl.experiments.rare_action import RARE_ACTION, RareActionEnv, rare_action_hyperparameters
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ class MinAtarEnv(gym.Env[Any, Any]):
     """
     A MinAtar game with all six actions, sticky with probability 0.1, and rising difficulty: the package's defaults.
 
-    Observations are (C, 10, 10) bool, one channel per kind of object.
+    Observations are (10, 10, C) bool, one channel per kind of object.
 
     :param game: one of :data:`GAMES`
     :raises ImportError: without the package ``minatar``
@@ -37,8 +36,7 @@ class MinAtarEnv(gym.Env[Any, Any]):
         except ImportError as error:
             raise ImportError(f"MinAtar's games need the package minatar ({error}): pip install minatar") from error
         self._game = minatar.Environment(game)
-        rows, columns, channels = self._game.state_shape()
-        self.observation_space = spaces.Box(0, 1, (channels, rows, columns), np.bool_)
+        self.observation_space = spaces.Box(0, 1, tuple(self._game.state_shape()), np.bool_)
         self.action_space = spaces.Discrete(self._game.num_actions())
 
     def get_action_meanings(self) -> list[str]:
@@ -58,31 +56,7 @@ class MinAtarEnv(gym.Env[Any, Any]):
         return self._observation(), float(reward), bool(terminated), False, {}
 
     def _observation(self) -> np.ndarray:
-        return self._game.state().transpose(2, 0, 1)
-
-
-class MinAtarCNN(BaseFeaturesExtractor):
-    """
-    The network of Young & Tian: 16 filters of 3x3 and a dense layer, each with ReLU.
-
-    :param observation_space: (C, 10, 10)
-    :param features_dim: width of the dense layer
-    """
-
-    def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
-        super().__init__(observation_space, features_dim)
-        channels, rows, columns = observation_space.shape
-        self.layers = th.nn.Sequential(
-            th.nn.Conv2d(channels, 16, kernel_size=3),
-            th.nn.ReLU(),
-            th.nn.Flatten(),
-            th.nn.Linear(16 * (rows - 2) * (columns - 2), features_dim),
-            th.nn.ReLU(),
-        )
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """(B, C, 10, 10) -> (B, features_dim)"""
-        return self.layers(observations)
+        return self._game.state()
 
 
 def make_env(game: str, n_envs: int, seed: int, training: bool) -> VecEnv:
