@@ -1,7 +1,6 @@
 """Soft Q-learning as an SB3 algorithm."""
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -10,19 +9,18 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.dqn.dqn import DQN
 
 from sb3_mirl.maths import linear_beta
-from sb3_mirl.soft_dqn import checks, memory, update
-from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from sb3_mirl.soft_dqn import checks, memory
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
+from sb3_mirl.soft_dqn.updating import UpdatingDQN
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 
 ENV_STEPS_PER_UPDATE = 4
 
 
-class SoftDQN(DQN):
+class SoftDQN(UpdatingDQN):
     """
     Soft Q-learning (SQL) with a fixed uniform action prior: DQN with the target of Eq. (12),
     r + gamma / beta log sum_a' rho(a') exp(beta Q(s', a')), and the inverse temperature beta following the loss.
@@ -144,7 +142,7 @@ class SoftDQN(DQN):
             exploration_fraction=exploration_fraction,
             exploration_initial_eps=exploration_initial_eps,
             exploration_final_eps=exploration_final_eps,
-            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -168,10 +166,6 @@ class SoftDQN(DQN):
         self.precision = precision
         self._epsilon_ceiling = 1.0
         self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
-        self._mean_loss: th.Tensor | None = None  # scalar, of the last updates
-        self._captured_updates: CapturedUpdates | None = None
-        self._pending_updates: tuple[int, int] | None = None  # (gradient_steps, batch_size) asked for and not yet run
-        self._overlap = False
 
         if _init_setup_model:
             self._setup_model()
@@ -252,18 +246,11 @@ class SoftDQN(DQN):
         with th.no_grad():
             self._rollout_q = self.q_net(observations)
         actions = self._explore(self.policy.greedy_actions(self._rollout_q).cpu().numpy())
-        self._check_numbers()
+        if not th.isfinite(self._rollout_q).all():
+            raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
+        self._check_last_loss()
         self._run_pending_updates()
         return actions, actions
-
-    def _check_numbers(self) -> None:
-        if self._rollout_q is not None and not th.isfinite(self._rollout_q).all():
-            raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
-        if self._mean_loss is not None and not th.isfinite(self._mean_loss):
-            raise ValueError(
-                f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
-                "can still be saved. Lower learning_rate or scale the rewards."
-            )
 
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
         """Replaces each of the (B,) greedy actions with probability epsilon, one coin per environment."""
@@ -322,62 +309,9 @@ class SoftDQN(DQN):
         if self.beta_schedule == "linear":
             self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """
-        Updates theta and beta ``gradient_steps`` times (lines 6 to 9 of Algorithm 1).
-
-        :param gradient_steps: number of updates
-        :param batch_size: transitions in each
-        :raises ValueError: if a loss is not finite
-        """
-        self._pending_updates = (gradient_steps, batch_size)
-        if not self._overlap:
-            self._run_pending_updates()
-
-    def _run_pending_updates(self) -> None:
-        if self._pending_updates is None:
-            return
-        (gradient_steps, batch_size), self._pending_updates = self._pending_updates, None
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        assert self.replay_buffer is not None
-        sample = update.sampler(self.replay_buffer, self._vec_normalize_env)
-        losses = self._updates()(self.policy, sample, self._update_rule(), gradient_steps, batch_size)
-        if self._overlap:
-            self.policy.set_training_mode(False)
-        self._n_updates += gradient_steps
-        self._mean_loss = losses.mean()
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self.device.type == "cpu":
-            # elsewhere reading the loss would wait for the device; `dump_logs` does it when it is shown
-            self.logger.record("train/loss", self._mean_loss.item())
-
-    def _updates(self) -> Callable[..., th.Tensor]:
-        if self.update_path == "eager":
-            return update.one_by_one
-        if self.device.type != "cuda":
-            return update.all_at_once
-        if self._captured_updates is None:
-            self._captured_updates = CapturedUpdates()
-        return self._captured_updates
-
-    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """As in SB3; a learning rate that is a tensor, as CUDA graphs need it, stays one."""
-        before = [group["lr"] for group in self.policy.optimizer.param_groups]
-        super()._update_learning_rate(optimizers)
-        for group, old in zip(self.policy.optimizer.param_groups, before, strict=True):
-            if isinstance(old, th.Tensor):
-                group["lr"] = old.fill_(group["lr"])
-
-    def _update_rule(self) -> update.UpdateRule:
-        beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
-        bfloat16 = self.precision == "bfloat16"
-        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16)
-
     def dump_logs(self) -> None:
         """Writes the log; ``train/beta_max_q`` is the mean over environments of beta max_a Q(s, a), Figure 8."""
-        if self._mean_loss is not None:
-            self.logger.record("train/loss", self._mean_loss.item())
+        self._record_loss()
         self.logger.record("train/beta", self.beta)
         if self._rollout_q is not None:
             self.logger.record("train/beta_max_q", self.beta * self._rollout_q.amax(-1).mean().item())
@@ -418,11 +352,5 @@ class SoftDQN(DQN):
             self._overlap, self._pending_updates = False, None
         return self
 
-    def _overlaps_updates(self) -> bool:
-        """Whether the updates after a rollout are launched once its successor's first actions are known, to run on the
-        device while the environments step; those actions then come from the weights before the updates."""
-        return self.update_path == "fast" and self.device.type == "cuda"
-
     def _excluded_save_params(self) -> list[str]:
-        own = ["_rollout_q", "_mean_loss", "_captured_updates", "_pending_updates", "_overlap"]
-        return [*super()._excluded_save_params(), *own]
+        return [*super()._excluded_save_params(), "_rollout_q"]
