@@ -226,6 +226,13 @@ def test_soft_q_learning_at_a_high_beta_is_q_learning():
     assert np.array_equal(soft.tables.visits, hard.tables.visits)
 
 
+def test_the_zoos_time_limit_does_not_slow_the_agents_down():
+    patches = pytest.importorskip("rl_zoo3.gym_patches")
+    limited = patches.PatchedTimeLimit(gym.make("MirlCorridor-v0").unwrapped, 100)
+    world = QLearning(limited).world
+    assert isinstance(world, TableWorld) and world.dynamics.max_episode_steps == 100
+
+
 def evaluated(agent, n_eval_episodes):
     env = Monitor(gym.make("MirlCorridor-v0", max_episode_steps=100))
     env.reset(seed=0)  # the same starts every time: one cell from which the greedy policy loops costs 1.7
