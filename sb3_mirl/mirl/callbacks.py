@@ -37,8 +37,7 @@ class PriorCallback(BaseCallback):
         self.max_points = max_points
         self.window = window
         self.interval = 1  # calls of env.step between two points of the history
-        self._points: list[tuple[int, np.ndarray, float, float, float]] = []
-        self._calls: list[int] = []  # n_calls at each point
+        self._points: dict[int, tuple[int, np.ndarray, float, float, float]] = {}  # by the call they were made at
         self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
         self._n_folded = 0
 
@@ -49,7 +48,7 @@ class PriorCallback(BaseCallback):
         beta max_a Q(s, a), and ``mutual_information`` (T,) in nats.
         """
         names = ("timesteps", "prior", "beta", "beta_max_q", "mutual_information")
-        columns = zip(*self._points, strict=True) if self._points else ((),) * len(names)
+        columns = zip(*self._points.values(), strict=True) if self._points else ((),) * len(names)
         return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -87,14 +86,14 @@ class PriorCallback(BaseCallback):
         if q is not None:
             self._fold(q)
             if self.n_calls % self.interval == 0:
-                self._record(q)
+                self._record()
         return True
 
     def _fold(self, q: th.Tensor) -> None:
         policy, model = self._mirl.policy, self._mirl
         log_probs = boltzmann_log_probs(q, policy.log_prior, policy.beta)  # (n_envs, A)
-        prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
         if model.prior_lr > 0:
+            prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
             policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
         if self._recent is None or self._recent.device != q.device:
             self._recent, self._n_folded = log_probs.new_empty(max(self.window, len(q)), q.shape[1]), 0
@@ -108,21 +107,19 @@ class PriorCallback(BaseCallback):
             return float("nan")
         return mutual_information(self._recent[: self._n_folded]).item()
 
-    def _record(self, q: th.Tensor) -> None:
+    def _record(self) -> None:
         model = self._mirl
-        beta_max_q = model.beta * q.amax(-1).mean().item()
-        self._points.append((self.num_timesteps, model.prior, model.beta, beta_max_q, self.mutual_information()))
-        self._calls.append(self.n_calls)
+        point = (self.num_timesteps, model.prior, model.beta, model.beta_max_q, self.mutual_information())
+        self._points[self.n_calls] = point
         if len(self._points) > self.max_points:
             self.interval *= 2
-            kept = [i for i, n_calls in enumerate(self._calls) if n_calls % self.interval == 0]
-            self._calls, self._points = [self._calls[i] for i in kept], [self._points[i] for i in kept]
+            self._points = {call: point for call, point in self._points.items() if call % self.interval == 0}
 
     def log(self) -> None:
         """Records ``prior/<action>``, ``prior/entropy`` (nats) and ``prior/mutual_information`` (nats)."""
         prior = self._mirl.prior
         for name, probability in zip(self._log_names, prior, strict=True):
             self.logger.record(f"prior/{name}", float(probability), exclude="stdout")
-        self.logger.record("prior/entropy", float(-(prior * np.log(prior.clip(1e-300))).sum()))
+        self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
         if self._recent is not None:
             self.logger.record("prior/mutual_information", self.mutual_information())

@@ -180,6 +180,11 @@ class SoftDQN(UpdatingDQN):
         """(A,) action prior rho(a), summing to 1."""
         return self.policy.prior
 
+    @property
+    def beta_max_q(self) -> float:
+        """beta max_a Q(s, a) of Figure 8, mean over the environments' current states; NaN before the first."""
+        return float("nan") if self._rollout_q is None else self.beta * self._rollout_q.amax(-1).mean().item()
+
     def _setup_model(self) -> None:
         checks.check_arguments(self)
         self._choose_update_ratio()
@@ -310,11 +315,11 @@ class SoftDQN(UpdatingDQN):
             self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
 
     def dump_logs(self) -> None:
-        """Writes the log; ``train/beta_max_q`` is the mean over environments of beta max_a Q(s, a), Figure 8."""
+        """Writes the log, with beta and :attr:`beta_max_q`."""
         self._record_loss()
         self.logger.record("train/beta", self.beta)
         if self._rollout_q is not None:
-            self.logger.record("train/beta_max_q", self.beta * self._rollout_q.amax(-1).mean().item())
+            self.logger.record("train/beta_max_q", self.beta_max_q)
         super().dump_logs()
 
     def learn(
