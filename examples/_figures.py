@@ -18,7 +18,7 @@ from sb3_mirl import plots
 from sb3_mirl.experiments import statistics
 from sb3_mirl.experiments.results import Normalise, score_arrays
 
-PAPER_AGENTS = ("dqn", "sql", "mirl")
+PAPER_AGENTS = ("dqn", "sb3_dqn", "sql", "mirl")  # SB3's beside ours, where it was run
 ABLATION_AGENTS = ("dqn", "sql", "sql_m", "mirl")
 COLUMNS = 5
 NAMED_ACTIONS = 5

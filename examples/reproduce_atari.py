@@ -11,6 +11,11 @@ A part of it, with the hyperparameters scaled to the budget:
     python examples/reproduce_atari.py --games Seaquest Boxing --algos dqn sql mirl --seeds 1 --timesteps 2e5 \\
         --snapshot-every 4e4 --preset short --out results/atari_short
 
+Whether the speed costs learning: this package's DQN beside Stable-Baselines3's, same hyperparameters:
+
+    python examples/reproduce_atari.py --games Boxing --algos dqn sb3_dqn --seeds 3 --timesteps 2e5 \\
+        --snapshot-every 4e4 --preset short --out results/parity
+
 Finished runs are kept and a killed one goes on from its last snapshot (with its replay memory: up to 7 GB on disk for each
 run under way): the same command continues. Writes to --out: raw CSVs, Table 1 beside the paper's own figures, Figures 2
 to 8 and aggregates with intervals as PNGs. `--plots-only` draws them again from the CSVs.

@@ -1,5 +1,6 @@
 """Experiments through their real command lines at tiny settings; resuming; statistics with known answers."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from scipy.stats import trim_mean
+from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_mirl import MIRL, plots
@@ -182,6 +184,26 @@ def test_a_run_uses_them(tmp_path: Path) -> None:
     run_cell(CELL, SUITE, settings, tmp_path, "cpu", ignore)
     model = MIRL.load(tmp_path / CELL.folder / "model")
     assert (model.prior_lr, model.learning_starts) == (0.25, 400)
+
+
+def test_sb3s_dqn_runs_beside_ours_with_the_same_hyperparameters(tmp_path: Path) -> None:
+    env = minatar.make_env("rare_action", 8, 0, True)
+    shared = {"prior_lr": 0.5, "learning_starts": 7, "buffer_size": 10, "exploration": "uniform"}
+    ours, sb3s = (make_agent(name, env, "MlpPolicy", shared, device="cpu") for name in ("dqn", "sb3_dqn"))
+    assert type(sb3s) is DQN
+    names = set(inspect.signature(DQN).parameters) & set(vars(ours)) - {
+        "replay_buffer_class",
+        "policy",
+        "env",
+        "policy_kwargs",
+    }
+    assert {name for name in names if getattr(ours, name) != getattr(sb3s, name)} == set()
+    assert sb3s.policy.optimizer.defaults["eps"] == ours.policy.optimizer.defaults["eps"] == 1.5e-4
+    for seed in (0, 1):
+        run_cell(Cell("rare_action", "sb3_dqn", seed), SUITE, replace(SETTINGS, timesteps=800), tmp_path, "cpu", ignore)
+    results.collect(tmp_path)
+    snapshots = pd.read_csv(tmp_path / "snapshots.csv")
+    assert set(snapshots["agent"]) == {"sb3_dqn"} and np.isfinite(snapshots["score"]).all()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The paper's evaluation of a snapshot: 30 episodes, mostly greedy (section 5.2)."""
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -19,7 +21,7 @@ MAX_STEPS = 4500
 
 
 def evaluate(
-    model: SoftDQN,
+    model: DQN,
     env: VecEnv | gym.Env[Any, Any],
     n_episodes: int = N_EPISODES,
     epsilon: float = EPSILON,
@@ -33,7 +35,7 @@ def evaluate(
     uniform ones are for DQN: ``exploration`` separates that from the worth of the learned values. The model and the global
     random numbers are left as they were.
 
-    :param model: SoftDQN or MIRL
+    :param model: SoftDQN or MIRL, or SB3's DQN
     :param env: whole episodes and unclipped rewards, capped at :data:`MAX_STEPS`
         (``AtariVecEnv(game, training=False)`` is that)
     :param n_episodes: number of episodes, shared evenly by the environments of a ``VecEnv``
@@ -62,10 +64,11 @@ def evaluate(
 class _EpsilonGreedy:
     """What ``evaluate_policy`` needs of a model, with its own epsilon, exploration and random numbers."""
 
-    def __init__(self, model: SoftDQN, epsilon: float, as_in_training: bool, seed: int | None) -> None:
-        n_actions = len(model.prior)
+    def __init__(self, model: DQN, epsilon: float, as_in_training: bool, seed: int | None) -> None:
+        n_actions = int(cast(spaces.Discrete, model.action_space).n)
         self.model, self.epsilon, self.random = model, epsilon, np.random.default_rng(seed)
-        self.probs = model._exploration_probs() if as_in_training else np.full(n_actions, 1 / n_actions)
+        own = as_in_training and isinstance(model, SoftDQN)
+        self.probs = cast(SoftDQN, model)._exploration_probs() if own else np.full(n_actions, 1 / n_actions)
 
     def predict(self, observation: Any, **_: Any) -> tuple[NDArray[np.int64], None]:
         greedy, _state = self.model.predict(observation, deterministic=True)

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import EPSILON, N_EPISODES
 from sb3_mirl.experiments.agents import AGENTS, make_agent
 from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
-from sb3_mirl.soft_dqn.soft_dqn import ENV_STEPS_PER_UPDATE, SoftDQN
+from sb3_mirl.soft_dqn.soft_dqn import ENV_STEPS_PER_UPDATE
 
 CHECKPOINT = "checkpoint"
 EVALUATION_ENVS = 15
@@ -116,7 +117,7 @@ def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: st
     evaluation.close()
 
 
-def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path, env: VecEnv, device: str) -> SoftDQN:
+def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path, env: VecEnv, device: str) -> DQN:
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         model = AGENTS[cell.agent][0].load(checkpoint / "model", env=env, device=device)
@@ -126,7 +127,7 @@ def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path,
     return make_agent(cell.agent, env, policy, {**hyperparameters, **settings.overrides}, seed=cell.seed, device=device)
 
 
-def _save_checkpoint(model: SoftDQN, folder: Path) -> None:
+def _save_checkpoint(model: DQN, folder: Path) -> None:
     """A new checkpoint takes the old one's place only when it is whole."""
     new, old = folder / "checkpoint.new", folder / CHECKPOINT
     shutil.rmtree(new, ignore_errors=True)

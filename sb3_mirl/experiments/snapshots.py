@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,7 +40,7 @@ class SnapshotCallback(BaseCallback):
         folder: Path,
         evaluation: VecEnv,
         settings: "Settings",
-        save_checkpoint: Callable[[SoftDQN, Path], None],
+        save_checkpoint: Callable[[DQN, Path], None],
         report: Report,
     ) -> None:
         super().__init__()
@@ -61,16 +62,16 @@ class SnapshotCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         # not in _on_step: here the prior, the counters and the replay memory include the step
         if self.num_timesteps % self.settings.snapshot_every == 0:
-            self._snapshot(cast(SoftDQN, self.model))
+            self._snapshot(cast(DQN, self.model))
 
-    def _snapshot(self, model: SoftDQN) -> None:
+    def _snapshot(self, model: DQN) -> None:
         for exploration in self.settings.eval_exploration:
             self._evaluate(model, exploration)
         episodes: list[dict[str, Any]] = list(model.ep_info_buffer or [])
         self._rows.append(
             {
                 "timesteps": self.num_timesteps,
-                "beta": model.beta,
+                "beta": model.beta if isinstance(model, SoftDQN) else np.inf,
                 "training_score": float(np.mean([episode["r"] for episode in episodes])) if episodes else np.nan,
                 "seconds": self._seconds_before + time.monotonic() - self._begun,
             }
@@ -82,7 +83,7 @@ class SnapshotCallback(BaseCallback):
         if self.settings.checkpoints and self.num_timesteps < self.settings.timesteps:
             self.save_checkpoint(model, self.folder)
 
-    def _evaluate(self, model: SoftDQN, exploration: str) -> None:
+    def _evaluate(self, model: DQN, exploration: str) -> None:
         returns, lengths = evaluate(
             model, self.evaluation, self.settings.eval_episodes, self.settings.eval_epsilon, exploration,
             seed=self.num_timesteps,

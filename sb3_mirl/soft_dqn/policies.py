@@ -10,6 +10,9 @@ from stable_baselines3.dqn import policies as dqn
 
 from sb3_mirl.maths import action_scores, uniform_log_prior
 
+ADAM = {"eps": 1.5e-4}
+"""Arguments of Adam that differ from torch's."""
+
 
 class SoftQPolicy(dqn.DQNPolicy):
     """
@@ -27,7 +30,7 @@ class SoftQPolicy(dqn.DQNPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         if issubclass(self.optimizer_class, th.optim.Adam):
-            self.optimizer_kwargs = {"eps": 1.5e-4, "fused": True, **self.optimizer_kwargs}
+            self.optimizer_kwargs = {**ADAM, "fused": True, **self.optimizer_kwargs}
         super()._build(lr_schedule)
         n_actions = int(cast(spaces.Discrete, self.action_space).n)
         self.register_buffer("log_prior", uniform_log_prior(n_actions))

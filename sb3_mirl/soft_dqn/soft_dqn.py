@@ -20,6 +20,12 @@ SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 ENV_STEPS_PER_UPDATE = 4
 
 
+def update_ratio(n_envs: int) -> tuple[int, int]:
+    """``train_freq`` and ``gradient_steps`` that make one update per :data:`ENV_STEPS_PER_UPDATE` environment steps."""
+    shared = math.gcd(ENV_STEPS_PER_UPDATE, n_envs)
+    return ENV_STEPS_PER_UPDATE // shared, n_envs // shared
+
+
 class SoftDQN(UpdatingDQN):
     """
     Soft Q-learning (SQL) with a fixed uniform action prior: DQN with the target of Eq. (12),
@@ -201,9 +207,8 @@ class SoftDQN(UpdatingDQN):
     def _choose_update_ratio(self) -> None:
         if self._chosen_ratio is None or self._chosen_ratio != (self.train_freq, self.gradient_steps):
             return
-        shared = math.gcd(ENV_STEPS_PER_UPDATE, self.n_envs)
-        self.train_freq = TrainFreq(ENV_STEPS_PER_UPDATE // shared, TrainFrequencyUnit.STEP)  # type: ignore[assignment]
-        self.gradient_steps = self.n_envs // shared
+        frequency, self.gradient_steps = update_ratio(self.n_envs)
+        self.train_freq = TrainFreq(frequency, TrainFrequencyUnit.STEP)  # type: ignore[assignment]
         self._chosen_ratio = (self.train_freq, self.gradient_steps)
 
     def _create_aliases(self) -> None:
@@ -241,9 +246,7 @@ class SoftDQN(UpdatingDQN):
             ratio = self.train_freq.frequency * self.n_envs / self.gradient_steps
             self.logger.info(f"One gradient update of {self.batch_size} transitions per {ratio:g} environment steps")
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[np.ndarray, np.ndarray]:
         if self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
