@@ -10,8 +10,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mirl.ranges import check_choice, check_range
 from sb3_mirl.soft_dqn import SoftDQN
-from sb3_mirl.soft_dqn.checks import check_choice, check_range
 
 EXPLORATIONS = ("prior", "uniform", "none")
 N_EPISODES = 30

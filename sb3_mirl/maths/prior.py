@@ -4,6 +4,10 @@ import math
 
 import torch as th
 
+from sb3_mirl.ranges import check_range, is_number
+
+_TOLERANCE = 1e-3  # of a sum of probabilities, in any precision
+
 
 def uniform_log_prior(n_actions: int) -> th.Tensor:
     """
@@ -13,8 +17,7 @@ def uniform_log_prior(n_actions: int) -> th.Tensor:
     :return: (A,) float64
     :raises ValueError: if there is no action
     """
-    if n_actions < 1:
-        raise ValueError(f"A prior needs at least one action, got n_actions={n_actions}.")
+    check_range("n_actions", n_actions, 1, math.inf, whole=True)
     return th.full((n_actions,), -math.log(n_actions), dtype=th.float64)
 
 
@@ -28,13 +31,15 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
     :param probs: (B, A) or (A,) pi(a|s) in the order of application
     :param lr: alpha_rho in [0, 1], per policy
     :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
-    :raises ValueError: if the shapes do not match or the rate is outside [0, 1]
+    :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or a distribution is none
     """
-    if not 0 <= lr <= 1:
-        raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr}.")
+    if not (is_number(lr) and 0 <= lr <= 1):
+        raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
     probs = th.atleast_2d(probs).to(prior.dtype)
     if prior.dim() != 1 or probs.dim() != 2 or probs.shape[1] != prior.shape[0]:
         raise ValueError(f"prior must be (A,) and probs (B, A), got {tuple(prior.shape)} and {tuple(probs.shape)}.")
+    _check_distribution("prior", prior)
+    _check_distribution("probs", probs)
     n = probs.shape[0]
     decay = (1 - lr) ** th.arange(n - 1, -1, -1, dtype=prior.dtype, device=prior.device)  # (B,)
     return (1 - lr) ** n * prior + lr * (decay @ probs)
@@ -47,10 +52,11 @@ def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor
     :param prior: (A,) rho(a)
     :param weight: w in [0, 1]
     :return: (A,)
-    :raises ValueError: if the weight is outside [0, 1]
+    :raises ValueError: if the weight is outside [0, 1] or ``prior`` is no distribution
     """
-    if not isinstance(weight, th.Tensor) and not 0 <= weight <= 1:
-        raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight}.")
+    if not isinstance(weight, th.Tensor) and not (is_number(weight) and 0 <= weight <= 1):
+        raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight!r}.")
+    _check_distribution("prior", prior)
     return (1 - weight) * prior + weight / prior.shape[-1]
 
 
@@ -63,12 +69,22 @@ def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
     :param prior: (A,) rho(a), summing to 1
     :param floor: least probability of an action, in [0, 1/|A|]
     :return: (A,) log-probabilities; summing to 1 as probabilities
-    :raises ValueError: if the floor is outside [0, 1/|A|]
+    :raises ValueError: if the floor is outside [0, 1/|A|] or ``prior`` is no distribution
     """
     n_actions = prior.shape[-1]
-    if not 0 <= floor <= 1 / n_actions:
-        raise ValueError(f"The prior's floor must be in [0, 1/{n_actions}] for {n_actions} actions, got {floor}.")
+    if not (is_number(floor) and 0 <= floor <= 1 / n_actions):
+        raise ValueError(f"The prior's floor must be in [0, 1/{n_actions}] for {n_actions} actions, got {floor!r}.")
+    _check_distribution("prior", prior)
     # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor
     lowest = prior.min()
     weight = ((floor - lowest) / (1 / n_actions - lowest).clamp(min=1e-300)).clamp(0, 1)
     return mixed_with_uniform(prior, weight).log()
+
+
+def _check_distribution(name: str, probs: th.Tensor) -> None:
+    """On average over the leading axes: the sum is all that it costs. An accelerator is not waited for."""
+    if probs.device.type != "cpu":
+        return
+    mean_sum = probs.sum().item() * probs.shape[-1] / probs.numel()
+    if not (abs(mean_sum - 1) < _TOLERANCE and probs.min().item() >= 0):
+        raise ValueError(f"{name} must hold probabilities that sum to 1, got {probs.tolist()}.")

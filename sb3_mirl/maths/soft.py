@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_mirl.ranges import is_number
+
 # Stand-ins for beta = 0 and beta = inf that keep 1/beta finite; every float64 result is the limit already
 _MIN_BETA, _MAX_BETA = 1e-100, 1e100
 
@@ -33,7 +35,7 @@ def soft_value(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> t
     :param log_prior: (A,) log rho(a), -inf allowed; normalised inside
     :param beta: inverse temperature in [0, inf], in 1 / units of reward
     :return: (...) soft values, of the dtype of ``q``
-    :raises ValueError: if the shapes do not match or beta is negative or NaN
+    :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     s = _shift(q, log_prior, beta)
     return (s.best_q.squeeze(-1) + s.log_z / s.beta).to(q.dtype)
@@ -47,7 +49,7 @@ def boltzmann_log_probs(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Ten
     :param log_prior: (A,) log rho(a), -inf allowed; normalised inside
     :param beta: inverse temperature in [0, inf]; inf shares the mass among the best actions in proportion to rho
     :return: (..., A) log-probabilities, float64; -inf where rho(a) = 0
-    :raises ValueError: if the shapes do not match or beta is negative or NaN
+    :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     s = _shift(q, log_prior, beta)
     return s.log_rho + s.x - s.log_z.unsqueeze(-1)
@@ -63,7 +65,7 @@ def action_scores(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -
     :param log_prior: (A,) log rho(a), -inf allowed
     :param beta: inverse temperature in [0, inf]
     :return: (..., A) scores, float64; -inf where rho(a) = 0
-    :raises ValueError: if the shapes do not match or beta is negative or NaN
+    :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     beta = _check(q, log_prior, beta)
     log_rho = log_prior.double()
@@ -78,7 +80,7 @@ def kl_to_prior(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
     :param log_probs: (..., A) log pi(a|s)
     :param log_prior: (A,) log rho(a); normalised inside
     :return: (...) divergences in nats; inf where pi has mass outside the support of rho
-    :raises ValueError: if the shapes do not match
+    :raises ValueError: if the shapes do not match or ``log_prior`` is no prior
     """
     _check_actions(log_probs, log_prior, "log_probs")
     probs = log_probs.exp()
@@ -123,7 +125,7 @@ def soft_q_target(
     :param log_prior: (A,) log rho(a)
     :param beta: inverse temperature in [0, inf]
     :return: (...) targets
-    :raises ValueError: if the shapes do not match or beta is negative or NaN
+    :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     if not reward.shape == discount.shape == next_q.shape[:-1]:
         raise ValueError(
@@ -150,8 +152,8 @@ def _shift(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> _Shif
 def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
     _check_actions(q, log_prior, "q")
     if not isinstance(beta, th.Tensor):
-        if not beta >= 0:
-            raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta}.")
+        if not (is_number(beta) and beta >= 0):
+            raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta!r}.")
         return th.tensor(beta, dtype=th.float64, device=q.device)
     if beta.dim() != 0:
         raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
@@ -166,3 +168,6 @@ def _check_actions(values: th.Tensor, log_prior: th.Tensor, name: str) -> None:
         raise ValueError(
             f"{name} must have shape (..., A) and log_prior (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."
         )
+    # NaN fails both comparisons, no support the first; an accelerator is not waited for
+    if log_prior.device.type == "cpu" and not -math.inf < log_prior.amax().item() < math.inf:
+        raise ValueError(f"log_prior must hold logarithms of probabilities, not all of them 0, got {log_prior.tolist()}.")

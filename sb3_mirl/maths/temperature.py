@@ -2,6 +2,8 @@
 
 import torch as th
 
+from sb3_mirl.ranges import is_number
+
 
 def linear_beta(step: int, slope: float) -> float:
     """
@@ -12,8 +14,8 @@ def linear_beta(step: int, slope: float) -> float:
     :return: beta
     :raises ValueError: if the step is negative or the slope not positive
     """
-    if not slope > 0 or step < 0:
-        raise ValueError(f"linear_beta needs step >= 0 and slope > 0, got step={step}, slope={slope}.")
+    if not (is_number(slope) and slope > 0 and is_number(step) and step >= 0):
+        raise ValueError(f"linear_beta needs step >= 0 and slope > 0, got step={step!r}, slope={slope!r}.")
     return max(slope * step, slope)
 
 
@@ -26,8 +28,11 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
     :param lr: alpha_beta in [0, 1], per gradient update
     :param max_beta: cap of 1/L, so that beta stays finite when the loss reaches 0
     :return: scalar, of the dtype of ``beta``
-    :raises ValueError: if the rate is outside [0, 1]
+    :raises ValueError: if the rate is outside [0, 1] or the loss negative or NaN
     """
-    if not 0 <= lr <= 1:
-        raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr}.")
+    if not (is_number(lr) and 0 <= lr <= 1):
+        raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
+    # an accelerator is not waited for
+    if loss.device.type == "cpu" and not loss.item() >= 0:
+        raise ValueError(f"A loss is not negative and a number, got {loss.item()}.")
     return (1 - lr) * beta + lr * loss.to(beta.dtype).reciprocal().clamp(max=max_beta)

@@ -1,6 +1,8 @@
 """The callback that folds the policy into the prior and keeps the prior's record."""
 
+import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -8,7 +10,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
+from sb3_mirl.files import write_whole
 from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, mutual_information, update_prior
+from sb3_mirl.ranges import check_range
 
 if TYPE_CHECKING:
     from sb3_mirl.mirl.mirl import MIRL
@@ -32,8 +36,8 @@ class PriorCallback(BaseCallback):
 
     def __init__(self, max_points: int = 2000, window: int = 1000, verbose: int = 0) -> None:
         super().__init__(verbose)
-        if max_points < 2 or window < 1:
-            raise ValueError(f"PriorCallback needs max_points >= 2 and window >= 1, got {max_points} and {window}.")
+        check_range("max_points", max_points, 2, math.inf, whole=True)
+        check_range("window", window, 1, math.inf, whole=True)
         self.max_points = max_points
         self.window = window
         self.interval = 1  # calls of env.step between two points of the history
@@ -53,12 +57,20 @@ class PriorCallback(BaseCallback):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Writes the history and the actions' names (``actions``) as npz.
+        Writes the history and the actions' names (``actions``) as npz; an older file is replaced when the new one is whole.
 
         :param path: file name; directories are made
+        :raises ValueError: if the callback has not been given to ``MIRL.learn`` yet
         """
+        if not hasattr(self, "model"):
+            raise ValueError("This PriorCallback has no history to save: give it to MIRL.learn(callback=...) first.")
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        np.savez_compressed(path, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
+        name = os.fspath(path)
+        write_whole(name if name.endswith(".npz") else f"{name}.npz", "npz", self._write)
+
+    def _write(self, path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez_compressed(file, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
 
     @property
     def action_names(self) -> list[str]:
@@ -73,6 +85,10 @@ class PriorCallback(BaseCallback):
     @property
     def _mirl(self) -> "MIRL":
         return cast("MIRL", self.model)
+
+    def _init_callback(self) -> None:
+        if not hasattr(self.model, "prior_lr"):
+            raise ValueError(f"PriorCallback updates the prior of MIRL; {type(self.model).__name__} has none to update.")
 
     def _on_training_start(self) -> None:
         self._log_names = self.action_names

@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_mirl.maths import mixed_with_uniform
 from sb3_mirl.mirl.callbacks import PriorCallback
-from sb3_mirl.soft_dqn.checks import check_range
+from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 from sb3_mirl.soft_dqn.soft_dqn import SoftDQN
 
@@ -59,11 +59,11 @@ class MIRL(SoftDQN):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
         check_range("prior_lr", self.prior_lr, 0, 1)
         check_range("exploration_mix", self.exploration_mix, 0, 1)
         check_range("prior_floor", self.prior_floor, 0, 1 / int(self.action_space.n))  # type: ignore[attr-defined]
-        super()._setup_model()
 
     def _exploration_probs(self) -> np.ndarray:
         probs = self.prior if self.exploration == "prior" else super()._exploration_probs()

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFreq
 
+from sb3_mirl.ranges import check_choice, check_range
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 if TYPE_CHECKING:
@@ -16,33 +19,16 @@ UPDATE_PATHS = ("fast", "eager")
 PRECISIONS = ("float32", "bfloat16")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """
-    :raises ValueError: if ``value`` is none of ``choices``
-    """
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known, choose from {', '.join(map(repr, choices))}.")
-
-
-def check_range(name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False) -> None:
-    """
-    :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
-    """
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    above = is_number and (value > low if low_open else value >= low)
-    if not (above and (value < high if high_open else value <= high)):
-        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-        raise ValueError(f"{name}={value!r} must be a number in {interval}.")
-
-
 def check_arguments(model: "SoftDQN") -> None:
     """
     :raises ValueError: naming the first argument of ``model`` that is out of its range
     """
+    _check_action_space(model)
     check_choice("beta_schedule", model.beta_schedule, BETA_SCHEDULES)
     check_choice("exploration", model.exploration, model.explorations)
     check_choice("update_path", model.update_path, UPDATE_PATHS)
     check_choice("precision", model.precision, PRECISIONS)
+    check_choice("entropy_bonus", model.entropy_bonus, (False, True))
     check_range("beta_init", model.beta_init, 0, math.inf, low_open=True, high_open=model.beta_schedule != "constant")
     check_range("beta_lr", model.beta_lr, 0, 1)
     check_range("beta_slope", model.beta_slope, 0, math.inf, low_open=True, high_open=True)
@@ -51,13 +37,35 @@ def check_arguments(model: "SoftDQN") -> None:
     check_range("tau", model.tau, 0, 1)
     for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
         check_range(name, getattr(model, name), 0, 1)
-    for name in ("batch_size", "buffer_size", "target_update_interval", "n_steps"):
-        check_range(name, getattr(model, name), 1, math.inf)
+    for name in ("batch_size", "buffer_size", "n_steps"):
+        check_range(name, getattr(model, name), 1, math.inf, whole=True)
+    check_range("stats_window_size", model._stats_window_size, 1, math.inf, whole=True)
+    check_range("target_update_interval", model.target_update_interval, 1, math.inf)
     check_range("learning_starts", model.learning_starts, 0, math.inf)
+    check_range("gradient_steps", model.gradient_steps, -1, math.inf, whole=True)
     if not callable(model.learning_rate):
         check_range("learning_rate", model.learning_rate, 0, math.inf, high_open=True)
     if model.max_grad_norm is not None:
         check_range("max_grad_norm", model.max_grad_norm, 0, math.inf, low_open=True)
+    if model.seed is not None:
+        check_range("seed", model.seed, 0, 2**32 - 1, whole=True)
+
+
+def check_train_freq(model: "SoftDQN") -> None:
+    """
+    :raises ValueError: if the rollouts of ``model`` are empty
+    """
+    assert isinstance(model.train_freq, TrainFreq)  # SB3 has read what the user gave
+    check_range("train_freq", model.train_freq.frequency, 1, math.inf, whole=True)
+
+
+def _check_action_space(model: "SoftDQN") -> None:
+    space = model.action_space
+    if not isinstance(space, spaces.Discrete) or space.start != 0:
+        raise ValueError(
+            f"{type(model).__name__} needs actions counted from 0, a space Discrete(n), got {space}. Other discrete actions "
+            "can be mapped to these by gymnasium's TransformAction wrapper."
+        )
 
 
 def check_policy(model: "SoftDQN") -> None:
@@ -75,32 +83,73 @@ def check_policy(model: "SoftDQN") -> None:
 
 def check_finite(values: Any, what: str, where: str, env: int | None = None) -> None:
     """
-    :param values: array of one row per environment, or a dictionary of such arrays
+    :param values: array of one row per environment
     :param what: name of the values
     :param where: when they came
     :param env: set if ``values`` are those of this environment alone, without an axis of environments
     :raises ValueError: if a value is NaN or infinite, naming the environment
     """
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            check_finite(value, f"{what}[{key!r}]", where, env)
+    values = np.asarray(values)
+    if values.dtype.kind == "O":  # None is NaN
+        values = values.astype(np.float64)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise _refused(values, ~np.isfinite(values), what, where, env)
+
+
+def check_observations(
+    values: Any, space: spaces.Space[Any], where: str, env: int | None = None, name: str = "observation"
+) -> None:
+    """
+    :param values: array of one row per environment, or a dictionary of such arrays
+    :param space: of one observation
+    :param where: when they came
+    :param env: set if ``values`` are those of this environment alone, without an axis of environments
+    :param name: for the message
+    :raises ValueError: if a value is not finite, a category is none of a discrete space, or an array has another shape
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_observations(values[key], part, where, env, f"{name}[{key!r}]")
         return
     values = np.asarray(values)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    if isinstance(space, spaces.Box) and values.shape[values.ndim - len(space.shape) :] != space.shape:
         raise ValueError(
-            f"The {what} of environment {index[0] if env is None else env} is {values[index]} at {where} (index {index}): "
-            "nothing of that step was stored or learned from. Repair the environment; stable_baselines3's VecCheckNan "
-            "wrapper shows the action."
+            f"The {name} at {where} has the shape {values.shape}, its space {space.shape} (beside the number of "
+            "environments): nothing of that step was stored or learned from. Repair the environment."
         )
+    check_finite(values, name, where, env)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        outside = (values < 0) | (values >= (space.n if isinstance(space, spaces.Discrete) else space.nvec))
+        if outside.any():
+            raise _refused(values, outside, name, where, env, f", which is not in {space}")
 
 
-def check_transition(reward: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], step: int) -> None:
+def check_transition(
+    reward: np.ndarray,
+    new_obs: Any,
+    dones: np.ndarray,
+    infos: list[dict[str, Any]],
+    space: spaces.Space[Any],
+    step: int,
+) -> None:
     """
-    :raises ValueError: if a reward or an observation, the last ones of episodes included, is NaN or infinite
+    :param space: of one observation
+    :raises ValueError: if a reward is no finite number, or an observation, the last ones of episodes included, is none
+        of its space
     """
+    if reward.shape != dones.shape:
+        raise ValueError(f"The rewards at step {step} have the shape {reward.shape} and not {dones.shape}, one per environment.")
     check_finite(reward, "reward", f"step {step}")
-    check_finite(new_obs, "observation", f"step {step}")
+    check_observations(new_obs, space, f"step {step}")
     for env in np.flatnonzero(dones):
         if infos[env].get("terminal_observation") is not None:
-            check_finite(infos[env]["terminal_observation"], "observation", f"step {step}", env=int(env))
+            check_observations(infos[env]["terminal_observation"], space, f"step {step}", env=int(env))
+
+
+def _refused(values: np.ndarray, bad: np.ndarray, what: str, where: str, env: int | None, why: str = "") -> ValueError:
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    return ValueError(
+        f"The {what} of environment {index[0] if env is None else env} is {values[index]} at {where} (index {index}){why}: "
+        "nothing of that step was stored or learned from. Repair the environment; stable_baselines3's VecCheckNan "
+        "wrapper shows the action."
+    )

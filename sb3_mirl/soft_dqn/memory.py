@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -36,6 +37,19 @@ def make_replay_buffer(model: "SoftDQN") -> ReplayBuffer:
 def no_replay_buffer() -> ReplayBuffer:
     """A buffer of one number, for models that only act."""
     return ReplayBuffer(1, spaces.Discrete(1), spaces.Discrete(1))
+
+
+def end_trajectory(buffer: ReplayBuffer | None) -> None:
+    """
+    Before a reset: n-step returns must not run from the newest transitions into the episodes that it begins.
+
+    :param buffer: changed where it makes such returns
+    """
+    if isinstance(buffer, FrameReplayBuffer):
+        buffer.truncate_last_trajectory()
+    elif isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0:
+        newest = (buffer.pos - 1) % buffer.buffer_size
+        buffer.timeouts[newest] = np.maximum(buffer.timeouts[newest], 1 - buffer.dones[newest])
 
 
 def _choose(model: "SoftDQN") -> tuple[type[ReplayBuffer], dict[str, Any]]:

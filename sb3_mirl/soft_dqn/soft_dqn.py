@@ -11,9 +11,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 
 from sb3_mirl.maths import linear_beta
+from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn import checks, memory
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 from sb3_mirl.soft_dqn.updating import UpdatingDQN
+from sb3_mirl.soft_dqn.workers import check_workers
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 
@@ -192,17 +194,21 @@ class SoftDQN(UpdatingDQN):
         return float("nan") if self._rollout_q is None else self.beta * self._rollout_q.amax(-1).mean().item()
 
     def _setup_model(self) -> None:
-        checks.check_arguments(self)
+        self._check_arguments()
         self._choose_update_ratio()
         chosen_class, without_env = self.replay_buffer_class, self.env is None
         if self.replay_buffer is None:
             # loaded for inference, there is no environment, and no memory to allocate
             self.replay_buffer = memory.no_replay_buffer() if without_env else memory.make_replay_buffer(self)
         super()._setup_model()
+        checks.check_train_freq(self)
         self.replay_buffer_class = chosen_class
         if without_env:
             self.replay_buffer = None
         self.policy.beta.fill_(self.beta_init)
+
+    def _check_arguments(self) -> None:
+        checks.check_arguments(self)
 
     def _choose_update_ratio(self) -> None:
         if self._chosen_ratio is None or self._chosen_ratio != (self.train_freq, self.gradient_steps):
@@ -235,8 +241,10 @@ class SoftDQN(UpdatingDQN):
         # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
         self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
         self._rollout_q = None
+        if reset_num_timesteps or self._last_obs is None:
+            memory.end_trajectory(self.replay_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        checks.check_finite(self._last_obs, "observation", "the environment's reset")
+        checks.check_observations(self._last_obs, self.observation_space, "the environment's reset")
         self._log_update_ratio()
         return result
 
@@ -304,11 +312,16 @@ class SoftDQN(UpdatingDQN):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        checks.check_transition(reward, new_obs, dones, infos, self.num_timesteps)
+        checks.check_transition(reward, new_obs, dones, infos, self.observation_space, self.num_timesteps)
         if self.exploration == "marginal":
             counts = self.policy.action_counts
             counts += th.bincount(th.as_tensor(buffer_action, device=counts.device).long(), minlength=len(counts))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        # SB3 averages the returns of episodes before `_store_transition` refuses what is not finite
+        kept = [info if math.isfinite(info.get("episode", {}).get("r", 0)) else {} for info in infos]
+        super()._update_info_buffer(kept, dones)
 
     def _on_step(self) -> None:
         super()._on_step()
@@ -344,7 +357,13 @@ class SoftDQN(UpdatingDQN):
         :param reset_num_timesteps: False continues: steps, epsilon, beta and prior go on
         :param progress_bar: show progress and the time left
         :return: the trained model
+        :raises ValueError: for an argument out of range, and for rewards, observations, Q-values or losses that are not
+            finite. The model is whole then, without the step in question: it can be saved, and ``learn`` again
+        :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died; the model is whole
         """
+        check_range("total_timesteps", total_timesteps, 0, math.inf)
+        if log_interval is not None:
+            check_range("log_interval", log_interval, 1, math.inf)
         self._overlap = self._overlaps_updates()
         try:
             super().learn(
@@ -356,6 +375,12 @@ class SoftDQN(UpdatingDQN):
                 progress_bar=progress_bar,
             )
             self._run_pending_updates()
+        except BaseException as error:
+            # the environments may be a step ahead of the agent: the next `learn` begins with new episodes
+            self._last_obs = None
+            if isinstance(error, (EOFError, OSError)):
+                check_workers(self.env, error, self.num_timesteps)
+            raise
         finally:
             self._overlap, self._pending_updates = False, None
         return self

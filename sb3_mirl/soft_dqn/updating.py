@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
-from stable_baselines3.dqn.dqn import DQN
-
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
+from sb3_mirl.soft_dqn.saving import SavingDQN
 
 
-class UpdatingDQN(DQN):
+class UpdatingDQN(SavingDQN):
     """
     DQN whose ``train`` makes soft updates, on the path that suits the device. SoftDQN's base; it sets the arguments.
     """

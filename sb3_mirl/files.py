@@ -1,0 +1,88 @@
+"""Files that are whole: written beside the old one before they take its place, and checked before they are read."""
+
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.save_util import open_path
+
+
+def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
+    """
+    Calls ``write`` with a path beside ``path`` and moves what it wrote into place when it is whole: a full disk or a kill
+    leaves the file of before. Open files, and what is no regular file, are written to directly.
+
+    :param path: file name, or an open file
+    :param suffix: appended to a name that has none, as in SB3
+    :param write: writes to a path, making its folder, or to an open file
+    :raises OSError: if it could not be written
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return write(path)
+    named = pathlib.Path(path)
+    target = pathlib.Path(os.path.realpath(named if named.suffix else f"{named}.{suffix}"))
+    if target.exists() and not target.is_file():
+        return write(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, target)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; what was in {target} before is still there") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer: str) -> None:
+    """
+    Reads a zip archive through, against its checksums; nothing of it is unpickled.
+
+    :param path: file name (with or without ".zip"), or an open file, which is left where it was
+    :param members: what must be in it
+    :param writer: what writes such archives, for the message
+    :raises OSError: if it cannot be opened
+    :raises ValueError: if it is damaged, no archive, or has other members
+    """
+    file = open_path(path, "r", suffix="zip")
+    start = file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+            damaged, names = archive.testzip(), archive.namelist()
+    except Exception as error:  # a damaged archive raises errors of a dozen types
+        raise ValueError(f"{path} is damaged, or no zip file written by {writer} ({error}).") from error
+    finally:
+        file.seek(start)
+        if file is not path:
+            file.close()
+    missing = [name for name in members if name not in names]
+    if damaged is not None or missing:
+        what = f"{damaged!r} in it is damaged" if damaged is not None else f"it has no {missing[0]!r}"
+        raise ValueError(f"{path} was not written by {writer}, or is no longer whole: {what}.")
+
+
+def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """
+    :param path: npz
+    :param names: arrays that it must have, all of one length
+    :return: all its arrays
+    :raises OSError: if it cannot be opened
+    :raises ValueError: if it is damaged, no npz, or other arrays are in it
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file) as data:
+                arrays = {name: data[name] for name in data.files}
+        except Exception as error:  # as in `check_archive`; and pickled objects are refused
+            raise ValueError(f"{path} is damaged, or no npz file of numbers ({error}). Remove it.") from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]!r}, only {', '.join(sorted(arrays)) or 'nothing'}. Remove it.")
+    lengths = {name: arrays[name].shape[:1] for name in names}
+    if len(set(lengths.values())) > 1 or () in lengths.values():
+        raise ValueError(f"The arrays in {path} must be of one length, got {lengths}. Remove it.")
+    return arrays

@@ -1,0 +1,31 @@
+"""Checks of single arguments, with errors that name the argument, the value and what is allowed."""
+
+from numbers import Integral, Real
+from typing import Any
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number of Python or NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """
+    :raises ValueError: if ``value`` is none of ``choices``
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known, choose from {', '.join(map(repr, choices))}.")
+
+
+def check_range(
+    name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False, whole: bool = False
+) -> None:
+    """
+    :param whole: whether it must be an integer
+    :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
+    """
+    fits = is_number(value) and (isinstance(value, Integral) or not whole)
+    above = fits and (value > low if low_open else value >= low)
+    if not (above and (value < high if high_open else value <= high)):
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        raise ValueError(f"{name}={value!r} must be {'an integer' if whole else 'a number'} in {interval}.")
