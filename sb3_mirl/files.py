@@ -51,7 +51,7 @@ def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer
     file = open_path(path, "r", suffix="zip")
     start = file.tell()
     try:
-        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(file) as archive:
             damaged, names = archive.testzip(), archive.namelist()
     except Exception as error:  # a damaged archive raises errors of a dozen types
         raise ValueError(f"{path} is damaged, or no zip file written by {writer} ({error}).") from error

@@ -93,7 +93,7 @@ def test_action_names_are_the_four_directions():
     ("layout", "message"),
     [
         ("maze", "unknown map 'maze'.*corridor"),
-        (["..", "..G"], r"equally long, got lengths \[2, 3\]"),
+        (["..", "..G"], r"equally long rows, got the lengths \[2, 3\]"),
         ([], "equally long"),
         ([".x", ".G"], "'x' at row 0, column 1"),
         (["..", ".."], "no goal"),

@@ -304,7 +304,7 @@ def test_bad_arguments_are_named():
         solve_mutual_information(mdp, 0)
     with pytest.raises(ValueError, match="'discounted', 'stationary' or 'behaviour', got 'average'"):
         solve_mutual_information(mdp, 1.0, "average")
-    with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"epsilon=2 must be a number in \[0, 1\]"):
         solve_mutual_information(mdp, 1.0, "behaviour", epsilon=2)
     with pytest.raises(ValueError, match="prior must hold 4 probabilities"):
         solve_mutual_information(mdp, 1.0, initial_prior=[0.5, 0.5])

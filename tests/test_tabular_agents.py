@@ -258,15 +258,15 @@ def test_1e8_steps():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: QLearning("MirlSquare-v0", gamma=1.5), r"gamma must be in \[0, 1\], got 1.5"),
-        (lambda: QLearning("MirlSquare-v0", epsilon=-1), "epsilon must be"),
-        (lambda: QLearning("MirlSquare-v0", eval_epsilon=2), "eval_epsilon must be"),
-        (lambda: TabularMIRL("MirlSquare-v0", prior_lr=2), r"prior_lr must be in \[0, 1\], got 2"),
-        (lambda: TabularMIRL("MirlSquare-v0", prior_decay=-1), "prior_decay must not be negative"),
+        (lambda: QLearning("MirlSquare-v0", gamma=1.5), r"gamma=1.5 must be a number in \[0, 1\]"),
+        (lambda: QLearning("MirlSquare-v0", epsilon=-1), "epsilon=-1 must be"),
+        (lambda: QLearning("MirlSquare-v0", eval_epsilon=2), "eval_epsilon=2 must be"),
+        (lambda: TabularMIRL("MirlSquare-v0", prior_lr=2), r"prior_lr=2 must be"),
+        (lambda: TabularMIRL("MirlSquare-v0", prior_decay=-1), "prior_decay=-1 must be"),
         (lambda: SoftQLearning("MirlSquare-v0", exploration="prior"), "'uniform' or 'marginal', got 'prior'"),
         (lambda: SoftQLearning("MirlSquare-v0", beta_schedule="cosine"), "'linear' or 'constant', got 'cosine'"),
-        (lambda: SoftQLearning("MirlSquare-v0", beta_slope=0), "beta_slope must be positive and finite, got 0"),
-        (lambda: TabularMIRL("MirlSquare-v0", beta_schedule="constant", beta_init=-1), "beta_init must be positive"),
+        (lambda: SoftQLearning("MirlSquare-v0", beta_slope=0), r"beta_slope=0 must be a number in \(0, inf\)"),
+        (lambda: TabularMIRL("MirlSquare-v0", beta_schedule="constant", beta_init=-1), "beta_init=-1 must be"),
         (lambda: QLearning("CartPole-v1"), "Discrete observation space, got Box"),
     ],
 )

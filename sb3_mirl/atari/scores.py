@@ -77,8 +77,11 @@ def game_name(game: str) -> str:
     """
     :param game: "SpaceInvaders", "SpaceInvadersNoFrameskip-v4", "ALE/SpaceInvaders-v5" or "space_invaders"
     :return: the paper's spelling, "SpaceInvaders"
+    :raises TypeError: if it is not a string
     :raises ValueError: if it is none of the paper's 19 games
     """
+    if not isinstance(game, str):
+        raise TypeError(f"game must be a string such as 'Seaquest', got {game!r} of type {type(game).__name__}")
     key = _NOT_THE_NAME.sub("", game).lower()
     if key not in _BY_KEY:
         raise ValueError(f"There are no reference scores for {game!r}: the paper's games are {', '.join(GAMES)}.")

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_mirl.envs.ale import CONTINUE_RNG, SCREEN_SIZE, ale_seed, at_least, gym_spec, make_vector, rom_id, thread_count
 from sb3_mirl.envs.shared import SharedAttributesVecEnv
+from sb3_mirl.ranges import check_range
 
 # 60 frames/s: 30 minutes of play in training, the 5 minutes of Mnih et al. (2015) in evaluation
 TRAINING_FRAMES = 108_000
@@ -111,8 +112,9 @@ class AtariVecEnv(SharedAttributesVecEnv):
         self.num_threads = thread_count(n_envs, num_threads)
         cap = (TRAINING_FRAMES if training else EVALUATION_FRAMES) // self.frame_skip
         self.max_episode_steps = at_least(1, "max_episode_steps", cap if max_episode_steps is None else max_episode_steps)
-        if not 0.0 <= repeat_action_probability <= 1.0:
-            raise ValueError(f"repeat_action_probability must lie in [0, 1], got {repeat_action_probability!r}")
+        check_range("repeat_action_probability", repeat_action_probability, 0, 1)
+        if seed is not None:
+            at_least(0, "seed", seed)
         self._vector: Any = make_vector(
             self.game,
             n_envs,

@@ -4,6 +4,7 @@ One transition table, ``P``, is built from the map; ``step``, ``render``, the pl
 (``TabularMDP.from_env``) and the tests all read it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from gymnasium import spaces
 from gymnasium.envs.toy_text.utils import categorical_sample
 from gymnasium.utils import colorize
 from numpy.typing import NDArray
+
+from sb3_mirl.ranges import check_choice, check_range
 
 WALL, FREE, GOAL = "#", ".", "G"
 
@@ -64,7 +67,8 @@ class GridWorldEnv(gym.Env[Any, Any]):
     :param goal_reward: reward for the step that enters a goal
     :param step_reward: reward for every other step
     :param render_mode: ``"ansi"``, ``"rgb_array"`` or None
-    :raises ValueError: the map is unknown, not rectangular, or has no goal, no free cell or another character
+    :raises ValueError: an argument is out of its range, or the map is unknown, not rectangular, or has no goal, no free
+        cell or another character
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own declaration)
@@ -77,6 +81,9 @@ class GridWorldEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
     ) -> None:
         self.layout = read_layout(layout)
+        check_range("goal_reward", goal_reward, -math.inf, math.inf, low_open=True, high_open=True)
+        check_range("step_reward", step_reward, -math.inf, math.inf, low_open=True, high_open=True)
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.goal_reward, self.step_reward = float(goal_reward), float(step_reward)
         self.render_mode = render_mode
         self.n_rows, self.n_columns = len(self.layout), len(self.layout[0])
@@ -119,6 +126,8 @@ class GridWorldEnv(gym.Env[Any, Any]):
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         """Move once; see gymnasium."""
+        if int(action) not in self.P[self.state]:
+            raise ValueError(f"actions must be in 0..{len(_MOVES) - 1}, got {action!r}")
         transitions = self.P[self.state][int(action)]
         which = categorical_sample([probability for probability, *_ in transitions], self.np_random)
         _, self.state, reward, terminated = transitions[which]
@@ -160,9 +169,11 @@ def read_layout(layout: str | Sequence[str]) -> list[str]:
         if layout not in MAPS:
             raise ValueError(f"unknown map {layout!r}: choose one of {sorted(MAPS)} or give the rows as a list of strings")
         return list(MAPS[layout])
-    rows = list(layout)
+    rows = list(layout) if isinstance(layout, Sequence) else []
+    if not all(isinstance(row, str) for row in rows):
+        raise ValueError(f"the rows of a map must be strings, got {rows}")
     if not rows or len({len(row) for row in rows}) != 1:
-        raise ValueError(f"the rows of a map must be equally long, got lengths {[len(row) for row in rows]}")
+        raise ValueError(f"a map is a list of equally long rows, got the lengths {[len(row) for row in rows]}")
     for index, row in enumerate(rows):
         for column, character in enumerate(row):
             if character not in (WALL, FREE, GOAL):

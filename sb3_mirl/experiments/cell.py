@@ -81,16 +81,26 @@ def is_done(cell: Cell, settings: Settings, out: Path) -> bool:
     """
     Whether the cell was run to its end.
 
-    :raises ValueError: if it was begun with other settings
+    :raises ValueError: if it was begun with other settings, or these cannot be read
     """
     folder = out / cell.folder
     if not (folder / "settings.json").exists():
         return False
-    before, now = json.loads((folder / "settings.json").read_text()), json.loads(json.dumps(asdict(settings)))
+    before, now = _read_settings(folder / "settings.json"), json.loads(json.dumps(asdict(settings)))
     different = [f"{k}: {before.get(k)} then, {now[k]} now" for k in now if before.get(k) != now[k]]
     if different:
         raise ValueError(f"{folder} was run with other settings ({'; '.join(different)}). Choose another --out.")
     return (folder / "done").exists()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Remove its folder, or choose another --out.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings but {settings!r}. Remove its folder, or choose another --out.")
+    return settings
 
 
 def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:

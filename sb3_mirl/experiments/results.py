@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sb3_mirl.experiments.cell import Cell
-from sb3_mirl.experiments.snapshots import HISTORY, SNAPSHOTS, read_evaluations
+from sb3_mirl.experiments.snapshots import HISTORY, SNAPSHOTS, read_evaluations, read_history, read_table
 
 HISTORY_POINTS = 200
 Normalise = Callable[[str, NDArray[np.float64]], NDArray[np.float64]]
@@ -26,6 +26,7 @@ def collect(out: Path) -> None:
     - ``priors.csv`` (MIRL): game, agent, seed, timesteps, action, probability
 
     :raises FileNotFoundError: if there is no evaluation yet
+    :raises ValueError: if a file is damaged
     """
     cells = [_cell(path) for path in sorted(out.glob("cells/*/*/seed_*"))]
     episodes = [frame for cell in cells for frame in _episodes(out, cell)]
@@ -33,7 +34,7 @@ def collect(out: Path) -> None:
         raise FileNotFoundError(f"No evaluations in {out / 'cells'}: run the experiment to its first snapshot.")
     table = pd.concat(episodes, ignore_index=True)
     table.to_csv(out / "episodes.csv", index=False)
-    details = pd.concat([_labelled(pd.read_csv(out / c.folder / SNAPSHOTS), c) for c in cells if _has(out, c, SNAPSHOTS)])
+    details = pd.concat([_labelled(read_table(out / c.folder / SNAPSHOTS), c) for c in cells if _has(out, c, SNAPSHOTS)])
     keys = ["game", "agent", "seed", "timesteps"]
     means = table.groupby([*keys, "exploration"], as_index=False)["score"].mean()
     means.merge(details, how="left", on=keys).to_csv(out / "snapshots.csv", index=False, float_format="%.6g")
@@ -120,11 +121,11 @@ def _episodes(out: Path, cell: Cell) -> list[pd.DataFrame]:
 
 
 def _history(out: Path, cell: Cell) -> tuple[pd.DataFrame, pd.DataFrame]:
-    with np.load(out / cell.folder / HISTORY) as data:
-        n_points = len(data["timesteps"])
-        kept = np.unique(np.linspace(0, n_points - 1, min(n_points, HISTORY_POINTS)).astype(int))
-        series = {name: data[name][kept] for name in ("timesteps", "beta", "beta_max_q", "mutual_information")}
-        prior = pd.DataFrame(data["prior"][kept], columns=[str(a) for a in data["actions"]], index=data["timesteps"][kept])
+    data = read_history(out / cell.folder / HISTORY)
+    n_points = len(data["timesteps"])
+    kept = np.unique(np.linspace(0, n_points - 1, min(n_points, HISTORY_POINTS)).astype(int))
+    series = {name: data[name][kept] for name in ("timesteps", "beta", "beta_max_q", "mutual_information")}
+    prior = pd.DataFrame(data["prior"][kept], columns=[str(a) for a in data["actions"]], index=data["timesteps"][kept])
     long = prior.rename_axis("timesteps").reset_index().melt("timesteps", var_name="action", value_name="probability")
     first = ["game", "agent", "seed"]
     return _labelled(pd.DataFrame(series), cell)[[*first, *series]], _labelled(long, cell)[[*first, *long.columns]]

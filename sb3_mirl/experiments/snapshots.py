@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import evaluate
+from sb3_mirl.files import read_arrays
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
 
@@ -104,33 +105,62 @@ def read_evaluations(path: Path, before: int | None = None) -> dict[str, np.ndar
     :param path: an ``evaluations.npz``; it need not exist
     :param before: drop the evaluations from this step on
     :return: ``timesteps`` (T,), ``results`` (T, episodes) and ``ep_lengths`` (T, episodes)
+    :raises ValueError: if the file is damaged
     """
     if not path.exists():
         return {"timesteps": np.zeros(0, dtype=int), "results": np.zeros((0, 0)), "ep_lengths": np.zeros((0, 0), dtype=int)}
-    with np.load(path) as data:
-        kept = np.ones(len(data["timesteps"]), dtype=bool) if before is None else data["timesteps"] < before
-        return {name: data[name][kept] for name in ("timesteps", "results", "ep_lengths")}
+    names = ("timesteps", "results", "ep_lengths")
+    data = read_arrays(path, names)
+    if [data[name].ndim for name in names] != [1, 2, 2]:
+        raise ValueError(f"{path} holds no evaluations: results must be (timesteps, episodes). Remove it.")
+    kept = np.ones(len(data["timesteps"]), dtype=bool) if before is None else data["timesteps"] < before
+    return {name: data[name][kept] for name in names}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """
+    :param path: a ``snapshots.csv``
+    :raises ValueError: if it is damaged
+    """
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' own are of this type
+        raise ValueError(f"{path} is damaged, or no table ({error}). Remove it.") from error
+    if "timesteps" not in table or not pd.api.types.is_numeric_dtype(table["timesteps"]):
+        raise ValueError(f"{path} has no column of timesteps. Remove it.")
+    return table
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """
+    :param path: what :meth:`sb3_mirl.PriorCallback.save` wrote
+    :return: ``timesteps`` (T,), ``prior`` (T, A), ``beta``, ``beta_max_q`` and ``mutual_information`` (T,), ``actions`` (A,)
+    :raises ValueError: if it is damaged
+    """
+    data = read_arrays(path, ("timesteps", "prior", "beta", "beta_max_q", "mutual_information"))
+    if "actions" not in data or data["prior"].shape[1:] not in (data["actions"].shape, ()):
+        raise ValueError(f"{path} holds no history of a prior: it must have one name per action. Remove it.")
+    return data
 
 
 def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    rows = pd.read_csv(path)
+    rows = read_table(path)
     return cast(list[dict[str, Any]], rows[rows["timesteps"] <= last].to_dict("records"))
 
 
 def _read_history(path: Path, last: int) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
-    with np.load(path) as data:
-        kept = data["timesteps"] <= last
-        return {name: data[name][kept] for name in data.files if name != "actions"}
+    data = read_history(path)
+    kept = data["timesteps"] <= last
+    return {name: values[kept] for name, values in data.items() if name != "actions"}
 
 
 def _join_history(path: Path, past: dict[str, np.ndarray]) -> None:
     if not past:
         return
-    with np.load(path) as data:
-        new = {name: data[name] for name in data.files}
+    new = read_history(path)
     joined = {name: np.concatenate([values, new[name]]) for name, values in past.items() if len(new["timesteps"])}
     np.savez_compressed(path, **cast(dict[str, Any], {**new, **(joined or past)}))

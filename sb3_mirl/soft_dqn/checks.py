@@ -1,7 +1,6 @@
 """Checks of what a user or an environment hands to SoftDQN and MIRL, with errors that say what to do."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,7 +137,9 @@ def check_transition(
         of its space
     """
     if reward.shape != dones.shape:
-        raise ValueError(f"The rewards at step {step} have the shape {reward.shape} and not {dones.shape}, one per environment.")
+        raise ValueError(
+            f"The rewards at step {step} have the shape {reward.shape} and not {dones.shape}, one per environment."
+        )
     check_finite(reward, "reward", f"step {step}")
     check_observations(new_obs, space, f"step {step}")
     for env in np.flatnonzero(dones):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
+
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.policies import SoftQPolicy

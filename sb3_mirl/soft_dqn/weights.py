@@ -51,7 +51,7 @@ def _read_bytes(path: str | pathlib.Path, limit: int) -> bytes:
     """The state dictionary as ``torch.save`` wrote it."""
     with open_path(path, "r", suffix="zip") as file:
         try:
-            with zipfile.ZipFile(file) as archive:  # type: ignore[call-overload]
+            with zipfile.ZipFile(file) as archive:
                 if MEMBER in archive.namelist():
                     with archive.open(MEMBER) as member:
                         saved = member.read(limit + 1)

@@ -1,6 +1,7 @@
 """What the tabular agents share: SB3's ``learn / predict / save / load`` around the loops of ``worlds``."""
 
 import io
+import math
 import pathlib
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from tqdm.rich import tqdm
 
+from sb3_mirl.files import check_archive, write_whole
+from sb3_mirl.ranges import check_choice, check_range
 from sb3_mirl.tabular import kernels
 from sb3_mirl.tabular.kernels import UNIFORM, Cursor, Evaluation, Rule, Tables
 from sb3_mirl.tabular.records import Records
@@ -20,6 +23,7 @@ _CHUNK = 50_000  # steps between two looks at the progress bar
 
 Agent = TypeVar("Agent", bound="TabularAgent")
 EvalExploration = Literal["own", "uniform", "none"]
+SAVED = ("rule", "eval_epsilon", "tables", "cursor", "first", "random_states")
 
 
 class TabularAgent:
@@ -44,8 +48,11 @@ class TabularAgent:
         eval_env: gym.Env[Any, Any] | None = None,
     ) -> None:
         for name in ("gamma", "omega", "epsilon", "prior_lr"):
-            _check_fraction(name, getattr(rule, name))
-        self.rule, self.eval_epsilon = rule, _check_fraction("eval_epsilon", eval_epsilon)
+            check_range(name, getattr(rule, name), 0, 1)
+        check_range("eval_epsilon", eval_epsilon, 0, 1)
+        if seed is not None:
+            check_range("seed", seed, 0, math.inf, whole=True)
+        self.rule, self.eval_epsilon = rule, float(eval_epsilon)
         env = gym.make(env) if isinstance(env, str) else env
         n_states, n_actions = _sizes(env)
         self.tables = Tables(
@@ -123,8 +130,14 @@ class TabularAgent:
         :param record_actions: keep each state and action in ``records.states`` and ``records.actions``
         :param reset_num_timesteps: count steps, and with them beta, from 0 (SB3's default); False goes on
         :param progress_bar: show a progress bar
-        :raises ValueError: the agent has no environment, or none to evaluate in
+        :raises ValueError: an argument is outside its range, the agent has no environment, or none to evaluate in; or the
+            environment gives an observation that is none of its space, or a reward that is not finite
         """
+        check_range("total_timesteps", total_timesteps, 0, math.inf, whole=True)
+        check_range("eval_freq", eval_freq, 0, math.inf, whole=True)
+        check_range("n_eval_episodes", n_eval_episodes, 1, math.inf, whole=True)
+        check_range("max_eval_steps", max_eval_steps, 1, math.inf, whole=True)
+        check_choice("eval_exploration", eval_exploration, ("own", "uniform", "none"))
         world, cursor = self._started(reset_num_timesteps)
         epsilon = 0.0 if eval_exploration == "none" else self.eval_epsilon
         exploration = UNIFORM if eval_exploration == "uniform" else self.rule.exploration
@@ -173,9 +186,14 @@ class TabularAgent:
         :param episode_start: not used
         :param deterministic: argmax pi(.|s), the first one of equals; otherwise epsilon-greedy with ``eval_epsilon``
         :return: actions, of the shape of ``observation``; and ``state``
+        :raises ValueError: an observation is none of the table's
         """
         observations = np.asarray(observation, dtype=np.int64)
-        actions = [self._choose(int(o) - self.first_state, deterministic) for o in observations.ravel()]
+        states = observations.ravel() - self.first_state
+        if states.size and not (0 <= states.min() and states.max() < len(self.q)):
+            last = self.first_state + len(self.q) - 1
+            raise ValueError(f"observations must be in {self.first_state}..{last}, got {observations.tolist()}")
+        actions = [self._choose(int(state), deterministic) for state in states]
         return np.array(actions, dtype=np.int64).reshape(observations.shape) + self.first_action, state
 
     def _weights(self, state: int) -> NDArray[np.float64]:
@@ -191,7 +209,7 @@ class TabularAgent:
         return int(kernels.behave(weights, self.eval_epsilon, self.rule.exploration, self.tables, self._prediction_rng))
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Write SB3's kind of zip file: everything but the environment and the records."""
+        """Write SB3's kind of zip file: all but the environment and the records. It replaces an older one when whole."""
         generators = (self._rng, self._evaluation_rng, self._prediction_rng)
         data = {
             "rule": tuple(self.rule),
@@ -201,20 +219,23 @@ class TabularAgent:
             "first": (self.first_state, self.first_action),
             "random_states": [generator.bit_generator.state for generator in generators],
         }
-        save_to_zip_file(path, data=data)
+        write_whole(path, "zip", lambda target: save_to_zip_file(target, data=data))
 
     @classmethod
     def load(
         cls: type[Agent], path: str | pathlib.Path | io.BufferedIOBase, env: gym.Env[Any, Any] | str | None = None
     ) -> Agent:
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote. The file holds pickled arrays, which can run any code: load only files that you trust.
 
         :param env: the environment to go on in, or its id; None for an agent that only predicts. On a ``P`` table learning
             goes on in the episode it was saved in, elsewhere with a new one
-        :raises ValueError: the environment is of another size than the table
+        :raises OSError: the file cannot be opened
+        :raises ValueError: the file is damaged, or of another kind, or the environment of another size than the table
         """
+        check_archive(path, ["data"], f"{cls.__name__}.save")
         data, _, _ = load_from_zip_file(path)
-        assert data is not None
+        if data is None or not data.keys() >= set(SAVED):
+            raise ValueError(f"{path} holds no tabular agent: if it is a SoftDQN or MIRL, load it with that class")
         agent = cls.__new__(cls)
         agent.rule, agent.eval_epsilon, agent.tables = Rule(*data["rule"]), data["eval_epsilon"], Tables(*data["tables"])
         agent.first_state, agent.first_action = data["first"]
@@ -231,12 +252,6 @@ class TabularAgent:
             if isinstance(agent.world, SteppedWorld):
                 agent._cursor = Cursor(agent._cursor.step, agent.world.start(agent._rng), 0, 0.0)
         return agent
-
-
-def _check_fraction(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
-    return float(value)
 
 
 def _sizes(env: gym.Env[Any, Any]) -> tuple[int, int]:

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 from tqdm.rich import tqdm
 
+from sb3_mirl.ranges import check_range
 from sb3_mirl.tabular.agent import Agent, TabularAgent
 from sb3_mirl.tabular.kernels import MARGINAL, PRIOR, UNIFORM, Rule
 
@@ -106,8 +106,7 @@ class TabularMIRL(TabularAgent):
         seed: int | None = None,
         eval_env: gym.Env[Any, Any] | None = None,
     ) -> None:
-        if prior_decay < 0:
-            raise ValueError(f"prior_decay must not be negative, got {prior_decay}")
+        check_range("prior_decay", prior_decay, 0, math.inf, high_open=True)
         beta, slope = _schedule(beta_schedule, beta_init, beta_slope)
         rule = Rule(gamma, omega, epsilon, PRIOR, beta, slope, prior_lr, prior_decay)
         super().__init__(env, rule, eval_epsilon, seed, eval_env)
@@ -118,8 +117,7 @@ def _schedule(name: str, beta_init: float, beta_slope: float) -> tuple[float, fl
     if name not in ("linear", "constant"):
         raise ValueError(f"beta_schedule must be 'linear' or 'constant', got {name!r}")
     argument, value = ("beta_slope", beta_slope) if name == "linear" else ("beta_init", beta_init)
-    if not (value > 0 and np.isfinite(value)):
-        raise ValueError(f"{argument} must be positive and finite, got {value}")
+    check_range(argument, value, 0, math.inf, low_open=True, high_open=True)
     return (0.0, float(value)) if name == "linear" else (float(value), 0.0)
 
 

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_mirl.tabular.table import checked_start, checked_table
+
 # importing rl_zoo3 replaces gymnasium's wrapper by one that differs in `info` alone
 _TIME_LIMITS = ("TimeLimit", "PatchedTimeLimit")
 _HARMLESS_WRAPPERS = (*_TIME_LIMITS, "OrderEnforcing", "PassiveEnvChecker", "Monitor")
@@ -43,22 +45,24 @@ def read_dynamics(env: gym.Env[Any, Any]) -> Dynamics:
     """The arrays of ``env``'s transition table and its time limit.
 
     :param env: an environment for which ``has_dynamics`` holds
+    :raises ValueError: naming what is wrong in the table
     """
     base: Any = env.unwrapped
-    n_states, n_actions = len(base.P), len(base.P[0])
-    n_outcomes = max(len(base.P[s][a]) for s in range(n_states) for a in range(n_actions))
+    table = checked_table(base.P)
+    n_states, n_actions = len(table), len(table[0])
+    n_outcomes = max(len(outcomes) for actions in table for outcomes in actions)
     shape = (n_states, n_actions, n_outcomes)
     next_state, reward = np.zeros(shape, dtype=np.int64), np.zeros(shape)
     terminated, cumulative = np.zeros(shape, dtype=np.bool_), np.ones(shape)
     for s in range(n_states):
         for a in range(n_actions):
-            outcomes = base.P[s][a]
+            outcomes = table[s][a]
             total = 0.0
             for k in range(n_outcomes):
                 probability, next_state[s, a, k], reward[s, a, k], terminated[s, a, k] = outcomes[min(k, len(outcomes) - 1)]
                 total += probability
                 cumulative[s, a, k] = total if k < len(outcomes) - 1 else 1.0
-    starts = np.cumsum(base.initial_state_distrib)
+    starts = np.cumsum(checked_start(base.initial_state_distrib, n_states))
     return Dynamics(next_state, reward, terminated, cumulative, starts / starts[-1], _time_limit(env))
 
 

@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sb3_mirl.tabular.table import checked_table
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
@@ -63,7 +65,8 @@ class TabularMDP:
         :param env: ``env.unwrapped.P[s][a]`` lists ``(probability, next_state, reward, terminated)``
         :param discount: gamma in [0, 1)
         :param initial: (S,); by default ``env.unwrapped.initial_state_distrib``
-        :raises ValueError: there is no ``P`` table, or no start distribution; or as for the class
+        :raises ValueError: there is no ``P`` table, it is wrong somewhere, there is no start distribution; or as for the
+            class
         """
         from scipy.sparse import coo_array
 
@@ -75,17 +78,18 @@ class TabularMDP:
         if initial is None:
             raise ValueError(f"{env} has no initial_state_distrib: pass initial=, one probability per state")
 
-        n_states, n_actions = len(table), len(table[0])
+        outcomes = checked_table(table)
+        n_states, n_actions = len(outcomes), len(outcomes[0])
         reward = np.zeros((n_states, n_actions))
         rows, columns, probabilities = [], [], []
         for state in range(n_states):
             for action in range(n_actions):
-                for probability, next_state, r, terminated in table[state][action]:
+                for probability, next_state, r, terminated in outcomes[state][action]:
                     reward[state, action] += probability * r
                     if not terminated:
                         rows.append(state * n_actions + action)
-                        columns.append(int(next_state))
-                        probabilities.append(float(probability))
+                        columns.append(next_state)
+                        probabilities.append(probability)
         places = (np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64))
         transition = coo_array((probabilities, places), shape=(n_states * n_actions, n_states), dtype=np.float64)
         return cls(transition, reward, initial, discount)

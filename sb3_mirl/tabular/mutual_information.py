@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, rel_entr
 
+from sb3_mirl.ranges import check_range
 from sb3_mirl.tabular.chains import StateDistribution, state_distribution
 from sb3_mirl.tabular.mdp import Array, TabularMDP
 from sb3_mirl.tabular.planning import SoftSolution, check_beta, checked_log_prior, solve_soft_values
@@ -112,8 +113,7 @@ def solve_mutual_information(
     :raises ValueError: an argument is outside its range
     """
     check_beta(beta)
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
+    check_range("epsilon", epsilon, 0, 1)
 
     def point_at(log_prior: Array, start: Array | None = None) -> _Point:
         return _evaluate(mdp, beta, log_prior, state_distribution, epsilon, start)

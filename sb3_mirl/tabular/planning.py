@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from sb3_mirl.ranges import is_number
 from sb3_mirl.tabular.chains import policy_matrix, solve_chain
 from sb3_mirl.tabular.mdp import Array, TabularMDP
 
@@ -35,8 +36,8 @@ class SoftSolution:
 
 def check_beta(beta: float) -> float:
     """:raises ValueError: beta is not positive and finite"""
-    if not (np.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be positive and finite, got {beta}: it is the inverse temperature")
+    if not (is_number(beta) and np.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta must be positive and finite, got {beta!r}: it is the inverse temperature")
     return float(beta)
 
 

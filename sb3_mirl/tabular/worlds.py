@@ -54,6 +54,7 @@ class SteppedWorld:
     def __init__(self, env: gym.Env[Any, Any], evaluation_env: gym.Env[Any, Any] | None) -> None:
         self.env, self.evaluation_env = env, evaluation_env
         self.first_state = int(env.observation_space.start)  # type: ignore[attr-defined]  # Discrete, see discrete_size
+        self.n_states = discrete_size("observation", env.observation_space)
         self.first_action = int(env.action_space.start)  # type: ignore[attr-defined]
 
     def start(self, rng: np.random.Generator) -> int:
@@ -63,11 +64,20 @@ class SteppedWorld:
         return self._reset(self.env, int(rng.integers(2**31)))
 
     def _reset(self, env: gym.Env[Any, Any], seed: int | None = None) -> int:
-        return int(env.reset(seed=seed)[0]) - self.first_state
+        return self._state(env.reset(seed=seed)[0])
 
     def _step(self, env: gym.Env[Any, Any], action: int) -> tuple[int, float, bool, bool]:
         observation, reward, terminated, truncated, _ = env.step(action + self.first_action)
-        return int(observation) - self.first_state, float(reward), bool(terminated), bool(truncated)
+        if not np.isfinite(float(reward)):
+            raise ValueError(f"the reward of action {action + self.first_action} is {reward}: it was not learned from")
+        return self._state(observation), float(reward), bool(terminated), bool(truncated)
+
+    def _state(self, observation: Any) -> int:
+        # the compiled updates would write outside the table
+        state = int(observation) - self.first_state
+        if not 0 <= state < self.n_states:
+            raise ValueError(f"the observation {observation} is none of {self.env.observation_space}: it was not learned from")
+        return state
 
     def run(
         self,

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -39,6 +40,25 @@ def config_of(algo: str, conf: str | None = None) -> str | None:
     return conf
 
 
+def check_config(config: str) -> None:
+    """
+    :param config: YAML file; others are Python, which says by itself what is wrong
+    :raises OSError: if it cannot be opened
+    :raises ValueError: if it holds no hyperparameters
+    """
+    if not config.endswith((".yml", ".yaml")):
+        return
+    try:
+        tasks = yaml.safe_load(Path(config).read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{config} is no YAML: {error}") from error
+    if not isinstance(tasks, dict):
+        raise ValueError(f"{config} must map environment ids to hyperparameters, got {type(tasks).__name__}.")
+    for task, hyperparameters in tasks.items():
+        if not isinstance(hyperparameters, dict) or not all(isinstance(name, str) for name in hyperparameters):
+            raise ValueError(f"The entry {task!r} of {config} must map names to values, got {hyperparameters!r}.")
+
+
 def _is_module(name: str) -> bool:
     try:
         return find_spec(name) is not None
@@ -54,6 +74,18 @@ class Experiment(exp_manager.ExperimentManager):
 
     def __init__(self, args: Any, algo: str, *positional: Any, config: str | None = None, **options: Any) -> None:
         super().__init__(args, algo, *positional, config=config_of(algo, config), **options)  # type: ignore[misc]
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        As in the zoo.
+
+        :raises ValueError: if the configuration is malformed, or has nothing for the environment
+        """
+        check_config(self.config)
+        try:
+            return super().read_hyperparameters()
+        except KeyError as error:
+            raise ValueError(f"{self.config} has no entry {error} for {self.env_name.gym_id}.") from error
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
