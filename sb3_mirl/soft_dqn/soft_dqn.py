@@ -15,7 +15,7 @@ from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn import checks, memory
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 from sb3_mirl.soft_dqn.updating import UpdatingDQN
-from sb3_mirl.soft_dqn.workers import check_workers
+from sb3_mirl.soft_dqn.workers import watched
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 
@@ -366,20 +366,19 @@ class SoftDQN(UpdatingDQN):
             check_range("log_interval", log_interval, 1, math.inf)
         self._overlap = self._overlaps_updates()
         try:
-            super().learn(
-                total_timesteps,
-                callback=callback,
-                log_interval=log_interval,
-                tb_log_name=self.tb_log_name if tb_log_name is None else tb_log_name,
-                reset_num_timesteps=reset_num_timesteps,
-                progress_bar=progress_bar,
-            )
+            with watched(self.env, lambda: self.num_timesteps):
+                super().learn(
+                    total_timesteps,
+                    callback=callback,
+                    log_interval=log_interval,
+                    tb_log_name=self.tb_log_name if tb_log_name is None else tb_log_name,
+                    reset_num_timesteps=reset_num_timesteps,
+                    progress_bar=progress_bar,
+                )
             self._run_pending_updates()
-        except BaseException as error:
+        except BaseException:
             # the environments may be a step ahead of the agent: the next `learn` begins with new episodes
             self._last_obs = None
-            if isinstance(error, (EOFError, OSError)):
-                check_workers(self.env, error, self.num_timesteps)
             raise
         finally:
             self._overlap, self._pending_updates = False, None

@@ -1,37 +1,63 @@
-"""What to tell a user whose environment's worker process has died."""
+"""What becomes of training when an environment's worker process dies."""
 
 import signal
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, Pipe, wait
+from threading import Thread
+from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-PATIENCE = 1.0  # seconds: a pipe may be seen to break before the process is seen to have ended
+PATIENCE = 1.0  # seconds: a pipe may be seen to break before its process is seen to have ended
 
 
-def check_workers(env: VecEnv | None, error: BaseException, step: int) -> None:
+@contextmanager
+def watched(env: VecEnv | None, step: Callable[[], int]) -> Iterator[None]:
     """
-    Explains a broken pipe. The rest of an environment that lost a worker is ended too: its pipes are out of step, and
-    its ``close()`` would wait for ever.
+    A block in which the death of a worker process of a ``SubprocVecEnv`` is an error that says what to do.
 
-    :param env: the environment in which ``error`` was raised
-    :param error: what the user would have seen
-    :param step: environment steps so far
-    :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died
+    All workers are ended when one has died: forked ones hold each other's pipes open, so that SB3 would wait for ever for
+    the dead one's answer; and what is left of the environment is of no use, its pipes being out of step.
+
+    :param env: environment that is stepped in the block; of another kind, nothing is watched
+    :param step: gives the number of environment steps so far
+    :raises RuntimeError: if a worker has died
     """
     base = None if env is None else env.unwrapped
-    if not isinstance(base, SubprocVecEnv) or not wait([process.sentinel for process in base.processes], PATIENCE):
+    if not isinstance(base, SubprocVecEnv):
+        yield
         return
-    dead = [i for i, process in enumerate(base.processes) if not process.is_alive()]
-    how = _describe(base.processes[dead[0]].exitcode)
-    for process in base.processes:
-        process.terminate()
-        process.join()
-    base.closed = True
-    raise RuntimeError(
-        f"The process of environment {dead[0]} died at step {step}: {how}. The model and its replay memory are whole and "
-        "hold nothing of that step: save them, or go on with new environments: "
-        "model.set_env(env); model.learn(steps, reset_num_timesteps=False)."
-    ) from error
+    awake, wake = Pipe(duplex=False)
+    dead: list[int] = []
+    watcher = Thread(target=_watch, args=(base.processes, awake, dead), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        watcher.join(PATIENCE)
+        if not dead:
+            raise
+        for process in base.processes:
+            process.join()
+        base.closed = True  # there is nobody to say goodbye to
+        how = _describe(base.processes[dead[0]].exitcode)
+        raise RuntimeError(
+            f"The process of environment {dead[0]} died at step {step()}: {how}. The model and its replay memory are whole "
+            "and hold nothing of that step: save them, or go on with new environments: "
+            "model.set_env(env); model.learn(steps, reset_num_timesteps=False)."
+        ) from error
+    finally:
+        wake.send(None)
+        watcher.join()
+
+
+def _watch(processes: list[Any], awake: "Connection[Any, Any]", dead: list[int]) -> None:
+    ready = wait([awake, *(process.sentinel for process in processes)])
+    dead.extend(i for i, process in enumerate(processes) if process.sentinel in ready)
+    if dead:
+        for process in processes:
+            process.terminate()
 
 
 def _describe(exitcode: int | None) -> str:

@@ -83,9 +83,13 @@ class Experiment(exp_manager.ExperimentManager):
         """
         check_config(self.config)
         try:
-            return super().read_hyperparameters()
+            hyperparameters, saved = super().read_hyperparameters()
         except KeyError as error:
             raise ValueError(f"{self.config} has no entry {error} for {self.env_name.gym_id}.") from error
+        for name in ("policy", "n_timesteps"):
+            if name not in hyperparameters:
+                raise ValueError(f"{self.config} gives no {name} for {self.env_name.gym_id}.")
+        return hyperparameters, saved
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
