@@ -20,8 +20,8 @@ from sb3_mirl.tabular import (
     SoftQLearning,
     TabularMDP,
     TabularMIRL,
-    solve_mutual_information,
     soft_value_iteration,
+    solve_mutual_information,
 )
 from tests.conftest import SMALL, ScriptedEnv
 
@@ -54,7 +54,9 @@ def mirl(env: gym.Env[Any, Any] | None = None, **arguments: Any) -> MIRL:
 
 
 def mdp(**changed: Any) -> TabularMDP:
-    arrays: dict[str, Any] = dict(transition=np.full((2, 2, 2), 0.5), reward=np.zeros((2, 2)), initial=[0.5, 0.5], discount=0.9)
+    arrays: dict[str, Any] = dict(
+        transition=np.full((2, 2, 2), 0.5), reward=np.zeros((2, 2)), initial=[0.5, 0.5], discount=0.9
+    )
     return TabularMDP(**{**arrays, **changed})
 
 
@@ -253,9 +255,17 @@ class TestZoo:
         [
             ("CartPole-v1:\n  policy: [", ValueError, "bad.yml is no YAML: while parsing"),
             ("- CartPole-v1", ValueError, "must map environment ids to hyperparameters, got list"),
-            ("CartPole-v1: MlpPolicy", ValueError, "entry 'CartPole-v1' of .*bad.yml must map names to values, got 'MlpPolicy'"),
+            (
+                "CartPole-v1: MlpPolicy",
+                ValueError,
+                "entry 'CartPole-v1' of .*bad.yml must map names to values, got 'MlpPolicy'",
+            ),
             ("Acrobot-v1: {policy: MlpPolicy}", ValueError, "not found for mirl-CartPole-v1 in .*bad.yml"),
-            ("CartPole-v1: {policy: MlpPolicy, n_timesteps: 9, prior_rate: 1}", TypeError, "unexpected keyword argument 'prior_rate'"),
+            (
+                "CartPole-v1: {policy: MlpPolicy, n_timesteps: 9, prior_rate: 1}",
+                TypeError,
+                "unexpected keyword argument 'prior_rate'",
+            ),
             ("CartPole-v1: {policy: MlpPolicy, n_timesteps: 9, prior_lr: 2}", ValueError, "prior_lr=2 must be"),
             ("CartPole-v1: {policy: MlpPolicy}", ValueError, "bad.yml gives no n_timesteps for CartPole-v1"),
         ],

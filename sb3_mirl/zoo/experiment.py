@@ -48,9 +48,10 @@ def check_config(config: str) -> None:
     """
     if not config.endswith((".yml", ".yaml")):
         return
+    content = Path(config).read_bytes()
     try:
-        tasks = yaml.safe_load(Path(config).read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        tasks = yaml.safe_load(content)
+    except Exception as error:  # PyYAML lets errors of its converters through, IndexError among them
         raise ValueError(f"{config} is no YAML: {error}") from error
     if not isinstance(tasks, dict):
         raise ValueError(f"{config} must map environment ids to hyperparameters, got {type(tasks).__name__}.")
