@@ -131,18 +131,12 @@ def test_a_full_disk_leaves_the_older_file(kind: str, trained: MIRL, tmp_path: P
     target = tmp_path / name
     save(target)
     older = target.read_bytes()
-    with room_for(1000), pytest.raises((OSError, RuntimeError)):
+    with room_for(1000), pytest.raises(OSError, match=f"too large; what was in .*{name} before is still there"):
         save(target)
     assert target.read_bytes() == older
     assert os.listdir(tmp_path) == [name], "nothing half-written is left"
     save(target)
     assert len(target.read_bytes()) == len(older)
-
-
-def test_a_full_disk_is_named(trained: MIRL, tmp_path: Path) -> None:
-    trained.prior_callback.save(tmp_path / "h.npz")  # type: ignore[union-attr]
-    with room_for(1000), pytest.raises(OSError, match="too large; what was in .*h.npz before is still there"):
-        trained.prior_callback.save(tmp_path / "h.npz")  # type: ignore[union-attr]
 
 
 def test_saving_keeps_sb3s_names(trained: MIRL, tmp_path: Path) -> None:
@@ -223,9 +217,9 @@ def test_code_in_a_model_file_is_not_run(files: Path, tmp_path: Path) -> None:
     model = make_model()
     model.load_weights(path)
     assert model.policy.action_counts.sum() == 120 and not marker.exists()
-    with pytest.raises(Exception):  # noqa: B017  SB3's loading is what the warning in its docstring says
+    with pytest.raises((TypeError, AttributeError)):
         MIRL.load(path)
-    assert marker.exists(), "the payload works"
+    assert marker.exists(), "the payload works, as the docstring of `load` warns"
 
 
 @pytest.mark.parametrize("make", [lambda content: saved({"q_net": content}), pickle.dumps], ids=["torch", "pickle"])

@@ -160,8 +160,8 @@ def test_the_next_run_begins_with_new_episodes() -> None:
     model = make_model(MIRL, env, n_steps=3)
     with pytest.raises(ZeroDivisionError):
         model.learn(1000)
-    memory, resets = model.replay_buffer, env.envs[0].elapsed
-    assert isinstance(memory, NStepReplayBuffer) and resets == BAD % 20
+    memory = model.replay_buffer
+    assert isinstance(memory, NStepReplayBuffer) and env.envs[0].elapsed == BAD % 20
     model.learn(20, reset_num_timesteps=False)
     assert env.envs[0].elapsed == 10, "both were reset"
     row = BAD - 2
