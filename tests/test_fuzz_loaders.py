@@ -62,7 +62,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     model.prior_callback.save(folder / "history.npz")
     QLearning("MirlSquare-v0", seed=0).learn(50).save(folder / "agent")
     np.savez_compressed(folder / "evaluations.npz", timesteps=[1, 2], results=np.ones((2, 3)), ep_lengths=np.ones((2, 3)))
-    pd.DataFrame({"timesteps": [4, 8], "beta": [0.1, 0.2], "seconds": [1.5, 2.5]}).to_csv(folder / "table.csv", index=False)
+    table = pd.DataFrame({"timesteps": [4, 8], "beta": [0.1, 0.2], "training_score": [None, 3.0], "seconds": [1.5, 2.5]})
+    table.to_csv(folder / "table.csv", index=False)
     (folder / "settings.json").write_text(json.dumps({"timesteps": 80, "preset": "paper", "overrides": {"beta_lr": 1e-4}}))
     (folder / "config.yml").write_text(
         "CartPole-v1: &c\n  policy: 'MlpPolicy'\n  n_timesteps: !!float 5e4\nAcrobot-v1:\n  <<: *c\n"

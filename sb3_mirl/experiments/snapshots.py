@@ -23,6 +23,7 @@ Report = Callable[[int], None]
 REPORT_EVERY = 1000  # environment steps
 HISTORY = "prior_history.npz"
 SNAPSHOTS = "snapshots.csv"
+COLUMNS = ("timesteps", "beta", "training_score", "seconds")
 
 
 class SnapshotCallback(BaseCallback):
@@ -126,8 +127,9 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except ValueError as error:  # pandas' own are of this type
         raise ValueError(f"{path} is damaged, or no table ({error}). Remove it.") from error
-    if "timesteps" not in table or not pd.api.types.is_numeric_dtype(table["timesteps"]):
-        raise ValueError(f"{path} has no column of timesteps. Remove it.")
+    for name in COLUMNS:
+        if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"{path} has no column {name!r} of numbers. Remove it.")
     return table
 
 
