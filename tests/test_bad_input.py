@@ -142,7 +142,6 @@ ROWS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("callback-empty", lambda: PriorCallback().save("prior.npz"), ValueError, r"give it to MIRL.learn\(callback"),
     # formulas
     ("soft-value-beta-text", lambda: maths.soft_value(Q, LOG_PRIOR, "1"), ValueError, r"in \[0, inf\], got '1'"),
-    ("soft-value-beta-bool", lambda: maths.soft_value(Q, LOG_PRIOR, True), ValueError, "got True"),
     ("soft-value-prior-nan", lambda: maths.soft_value(Q, NAN_PRIOR.log(), 1.0), ValueError, "log_prior must hold.*nan"),
     ("soft-value-prior-none", lambda: maths.soft_value(Q, th.full((3,), -math.inf), 1.0), ValueError, "not all of them 0"),
     ("log-probs-prior-inf", lambda: maths.boltzmann_log_probs(Q, LOG_PRIOR + math.inf, 1.0),

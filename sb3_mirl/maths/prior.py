@@ -1,10 +1,9 @@
 """The action prior rho and its updates, on the simplex."""
 
 import math
+from numbers import Integral, Real
 
 import torch as th
-
-from sb3_mirl.ranges import check_range, is_number
 
 _TOLERANCE = 1e-3  # of a sum of probabilities, in any precision
 
@@ -17,7 +16,8 @@ def uniform_log_prior(n_actions: int) -> th.Tensor:
     :return: (A,) float64
     :raises ValueError: if there is no action
     """
-    check_range("n_actions", n_actions, 1, math.inf, whole=True)
+    if not (isinstance(n_actions, Integral) and n_actions >= 1):
+        raise ValueError(f"A prior needs at least one action, got n_actions={n_actions!r}.")
     return th.full((n_actions,), -math.log(n_actions), dtype=th.float64)
 
 
@@ -33,7 +33,7 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
     :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
     :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or a distribution is none
     """
-    if not (is_number(lr) and 0 <= lr <= 1):
+    if not (isinstance(lr, Real) and 0 <= lr <= 1):
         raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
     probs = th.atleast_2d(probs).to(prior.dtype)
     if prior.dim() != 1 or probs.dim() != 2 or probs.shape[1] != prior.shape[0]:
@@ -54,7 +54,7 @@ def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor
     :return: (A,)
     :raises ValueError: if the weight is outside [0, 1] or ``prior`` is no distribution
     """
-    if not isinstance(weight, th.Tensor) and not (is_number(weight) and 0 <= weight <= 1):
+    if not isinstance(weight, th.Tensor) and not (isinstance(weight, Real) and 0 <= weight <= 1):
         raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight!r}.")
     _check_distribution("prior", prior)
     return (1 - weight) * prior + weight / prior.shape[-1]
@@ -72,7 +72,7 @@ def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
     :raises ValueError: if the floor is outside [0, 1/|A|] or ``prior`` is no distribution
     """
     n_actions = prior.shape[-1]
-    if not (is_number(floor) and 0 <= floor <= 1 / n_actions):
+    if not (isinstance(floor, Real) and 0 <= floor <= 1 / n_actions):
         raise ValueError(f"The prior's floor must be in [0, 1/{n_actions}] for {n_actions} actions, got {floor!r}.")
     _check_distribution("prior", prior)
     # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor

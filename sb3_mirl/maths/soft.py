@@ -6,11 +6,10 @@ is a few hundred numbers: the precision costs nothing beside the network that ma
 """
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch as th
-
-from sb3_mirl.ranges import is_number
 
 # Stand-ins for beta = 0 and beta = inf that keep 1/beta finite; every float64 result is the limit already
 _MIN_BETA, _MAX_BETA = 1e-100, 1e100
@@ -152,7 +151,7 @@ def _shift(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> _Shif
 def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
     _check_actions(q, log_prior, "q")
     if not isinstance(beta, th.Tensor):
-        if not (is_number(beta) and beta >= 0):
+        if not (isinstance(beta, Real) and beta >= 0):
             raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta!r}.")
         return th.tensor(beta, dtype=th.float64, device=q.device)
     if beta.dim() != 0:

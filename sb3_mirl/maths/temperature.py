@@ -1,8 +1,8 @@
 """Rules for the inverse temperature beta."""
 
-import torch as th
+from numbers import Real
 
-from sb3_mirl.ranges import is_number
+import torch as th
 
 
 def linear_beta(step: int, slope: float) -> float:
@@ -14,7 +14,7 @@ def linear_beta(step: int, slope: float) -> float:
     :return: beta
     :raises ValueError: if the step is negative or the slope not positive
     """
-    if not (is_number(slope) and slope > 0 and is_number(step) and step >= 0):
+    if not (isinstance(slope, Real) and slope > 0 and isinstance(step, Real) and step >= 0):
         raise ValueError(f"linear_beta needs step >= 0 and slope > 0, got step={step!r}, slope={slope!r}.")
     return max(slope * step, slope)
 
@@ -30,7 +30,7 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
     :return: scalar, of the dtype of ``beta``
     :raises ValueError: if the rate is outside [0, 1] or the loss negative or NaN
     """
-    if not (is_number(lr) and 0 <= lr <= 1):
+    if not (isinstance(lr, Real) and 0 <= lr <= 1):
         raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
     # an accelerator is not waited for
     if loss.device.type == "cpu" and not loss.item() >= 0:
