@@ -156,7 +156,7 @@ ROWS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("mixed-prior-negative", lambda: maths.mixed_with_uniform(NEGATIVE, 0.1), ValueError, "prior must hold"),
     ("floor-prior-nan", lambda: maths.floored_log_prior(NAN_PRIOR, 0.1), ValueError, "prior must hold"),
     ("floor-bool", lambda: maths.floored_log_prior(PRIOR, True), ValueError, "for 3 actions, got True"),
-    ("uniform-prior-text", lambda: maths.uniform_log_prior("3"), ValueError, "n_actions='3' must be an integer"),
+    ("uniform-prior-text", lambda: maths.uniform_log_prior("3"), ValueError, "at least one action, got n_actions='3'"),
     ("linear-beta-text", lambda: maths.linear_beta("3", 0.1), ValueError, "got step='3'"),
     ("inverse-loss-nan", lambda: maths.inverse_loss_beta(th.tensor(1.0), th.tensor(math.nan), 0.1),
      ValueError, "a number, got nan"),
