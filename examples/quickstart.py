@@ -19,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_mirl import MIRL
 from sb3_mirl.envs import AtariVecEnv
+from sb3_mirl.experiments.claim import claimed
 from sb3_mirl.plots import plot_prior_history
 
 SCALED_TO_MINUTES = dict(
@@ -41,8 +42,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/demo/breakout"))
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with claimed(args.out):
+        run(args)
 
+
+def run(args: argparse.Namespace) -> None:
     env = AtariVecEnv(args.game, n_envs=args.n_envs, seed=args.seed)
     model = MIRL("CnnPolicy", env, seed=args.seed, tensorboard_log=str(args.out / "tensorboard"), **SCALED_TO_MINUTES)
     print(f"Training MIRL on {args.game}: {args.timesteps} environment steps on {model.device}", flush=True)

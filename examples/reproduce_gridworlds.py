@@ -23,6 +23,7 @@ from scipy.stats import ttest_rel
 import sb3_mirl  # noqa: F401  registers the gridworlds
 from sb3_mirl import plots
 from sb3_mirl.envs.gridworld import MAPS
+from sb3_mirl.experiments.claim import claimed
 from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMDP, TabularMIRL, learn_side_by_side, soft_value_iteration
 from sb3_mirl.tabular.agent import TabularAgent
 
@@ -245,8 +246,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/gridworlds"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    with claimed(options.out):
+        reproduce(options)
 
+
+def reproduce(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     results: dict[str, dict[str, Result]] = {}
     for name, world in WORLDS.items():

@@ -38,10 +38,10 @@ def updated(model: MIRL, run: Any, n: int = 4, **rule: Any) -> tuple[th.Tensor, 
     drawn = model.replay_buffer.sample(n * 8)  # type: ignore[union-attr]
     position = 0
 
-    def sample(size: int) -> Any:
+    def sample(n: int, size: int) -> Any:
         nonlocal position
-        rows = slice(position, position + size)
-        position += size
+        rows = slice(position, position + n * size)
+        position += n * size
         return type(drawn)(*(None if column is None else column[rows] for column in drawn))
 
     losses = run(policy, sample, model._update_rule()._replace(beta_lr=0.1, **rule), n, 8)

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import EPSILON, N_EPISODES
 from sb3_mirl.experiments.agents import AGENTS, make_agent
+from sb3_mirl.experiments.claim import claimed
 from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
 from sb3_mirl.soft_dqn.soft_dqn import ENV_STEPS_PER_UPDATE
 
@@ -106,12 +107,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:
     """
     Trains and evaluates one cell, from its last snapshot if it was killed. The environment's state and the random numbers
-    are not restored: a resumed run goes on with new episodes.
+    are not restored: a resumed run goes on with new episodes. Does nothing if the cell is done.
 
     :param report: called with the number of environment steps done since the last call
+    :raises FolderInUse: if another process runs this cell
+    :raises ValueError: if the cell was begun with other settings
     """
     folder = out / cell.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder):
+        if not is_done(cell, settings, out):
+            _train(cell, suite, settings, folder, device, report)
+
+
+def _train(cell: Cell, suite: Suite, settings: Settings, folder: Path, device: str, report: Report) -> None:
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     env = suite.make_env(cell.game, settings.n_envs, cell.seed, True)
     evaluation = suite.make_env(cell.game, min(EVALUATION_ENVS, settings.eval_episodes), cell.seed, False)

@@ -15,6 +15,7 @@ import torch as th
 from tqdm import tqdm
 
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, is_done, run_cell
+from sb3_mirl.experiments.claim import FolderInUse
 
 POLL_SECONDS = 0.5
 _steps: Any = None  # in a worker: the queue of (environment steps) to the parent
@@ -24,7 +25,8 @@ def run_all(
     cells: Sequence[Cell], suite: Suite, settings: Settings, out: Path, jobs: int = 1, device: str = "auto"
 ) -> list[Cell]:
     """
-    Runs the cells that are not done, in the order given. Workers share the CPUs evenly.
+    Runs the cells that are not done, in the order given. Workers share the CPUs evenly. Several commands may work on one
+    folder at the same time: each cell is run by one of them.
 
     :param cells: what to run
     :param suite: the family of the games
@@ -100,6 +102,10 @@ def _run(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str) -
     """The traceback, if the cell failed: the others go on."""
     try:
         run_cell(cell, suite, settings, out, device, _steps.put)
+        return None
+    except FolderInUse:
+        print(f"{out / cell.folder} is being run by another process, and left to it.", flush=True)
+        _steps.put(settings.timesteps)
         return None
     except Exception:
         error = traceback.format_exc()

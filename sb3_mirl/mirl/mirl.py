@@ -84,11 +84,10 @@ class MIRL(SoftDQN):
             callbacks.append(_as_callback(callback))
         return super()._init_callback(callbacks, progress_bar)
 
-    def dump_logs(self) -> None:
-        """Writes the log, with the prior's curves."""
+    def _record_state(self) -> None:
+        super()._record_state()
         if self.prior_callback is not None:
             self.prior_callback.log()
-        super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "prior_callback"]

@@ -31,13 +31,13 @@ class CapturedUpdates:
 
     def __call__(self, policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
         """As :func:`~sb3_mirl.soft_dqn.update.all_at_once`."""
-        data = sample(n * batch_size)
+        data = sample(n, batch_size)
         key = (rule, n, batch_size, *(tensor.data_ptr() for tensor in _state(policy)))
         if key != self._key:
             self._graph = self._try_capture(policy, data, rule, n)
             self._key = (rule, n, batch_size, *(tensor.data_ptr() for tensor in _state(policy)))
         if self._graph is None:
-            return all_at_once(policy, lambda _: data, rule, n, batch_size)
+            return all_at_once(policy, lambda *_: data, rule, n, batch_size)
         _copy(data, self._inputs)
         self._graph.replay()
         return self._losses.clone()

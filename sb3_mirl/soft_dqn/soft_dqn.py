@@ -20,6 +20,8 @@ from sb3_mirl.soft_dqn.workers import watched
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 
 ENV_STEPS_PER_UPDATE = 4
+LOG_ENTRIES = 10_000
+"""In one call of ``learn``, about: episodes are short where a lost life ends one, and runs may have 5e7 steps."""
 
 
 def update_ratio(n_envs: int) -> tuple[int, int]:
@@ -173,6 +175,7 @@ class SoftDQN(UpdatingDQN):
         self.update_path = update_path
         self.precision = precision
         self._epsilon_ceiling = 1.0
+        self._next_log = 0  # environment step before which no log entry is written
         self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
 
         if _init_setup_model:
@@ -240,7 +243,7 @@ class SoftDQN(UpdatingDQN):
             self.replay_buffer = memory.make_replay_buffer(self)
         # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
         self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
-        self._rollout_q = None
+        self._rollout_q, self._next_log = None, 0
         if reset_num_timesteps or self._last_obs is None:
             memory.end_trajectory(self.replay_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -331,12 +334,21 @@ class SoftDQN(UpdatingDQN):
             self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
 
     def dump_logs(self) -> None:
-        """Writes the log, with beta and :attr:`beta_max_q`."""
+        """
+        Writes the log, with beta and :attr:`beta_max_q`; nothing if the last entry is less than ``total_timesteps`` / 10 000
+        environment steps old.
+        """
+        if self.num_timesteps < self._next_log:
+            return
+        self._next_log = self.num_timesteps + self._total_timesteps // LOG_ENTRIES
+        self._record_state()
+        super().dump_logs()
+
+    def _record_state(self) -> None:
         self._record_loss()
         self.logger.record("train/beta", self.beta)
         if self._rollout_q is not None:
             self.logger.record("train/beta_max_q", self.beta_max_q)
-        super().dump_logs()
 
     def learn(
         self: SelfSoftDQN,
@@ -352,7 +364,8 @@ class SoftDQN(UpdatingDQN):
 
         :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
         :param callback: callback(s) called at every step
-        :param log_interval: episodes between two log entries
+        :param log_interval: episodes between two log entries. In long runs of short episodes these are also at least
+            ``total_timesteps`` / 10 000 environment steps apart: about 10 000 entries, or 16 MB of TensorBoard file with 18 actions
         :param tb_log_name: name of the run, by default that of the class
         :param reset_num_timesteps: False continues: steps, epsilon, beta and prior go on
         :param progress_bar: show progress and the time left
@@ -385,4 +398,4 @@ class SoftDQN(UpdatingDQN):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout_q"]
+        return [*super()._excluded_save_params(), "_rollout_q", "_next_log"]

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
+from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
-Sampler = Callable[[int], Samples]
+Sampler = Callable[[int, int], Samples]
+"""(number of minibatches, transitions in each) -> all their transitions, one minibatch after the other"""
 
 
 class Minibatch(NamedTuple):
@@ -45,13 +48,13 @@ def one_by_one(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, b
     n updates as SB3 does them: sample, evaluate the target network, step, and again.
 
     :param policy: changed in place
-    :param sample: draws a number of transitions
+    :param sample: draws minibatches
     :param rule: constants of the updates
     :param n: number of updates
     :param batch_size: B, transitions in each
     :return: (n,) losses
     """
-    return th.stack([gradient_update(policy, make_batch(policy, sample(batch_size), rule), rule) for _ in range(n)])
+    return th.stack([gradient_update(policy, make_batch(policy, sample(1, batch_size), rule), rule) for _ in range(n)])
 
 
 def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
@@ -61,7 +64,7 @@ def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, 
     The target network does not change between the updates, so the results are the same up to the rounding of a
     larger matrix product. The CPU evaluates minibatch by minibatch: it saves no launches, and needs less memory.
     """
-    data = sample(n * batch_size)
+    data = sample(n, batch_size)
     parts = split(data, n) if data.rewards.device.type == "cpu" else [data]
     batches = (batch for part in parts for batch in split(make_batch(policy, part, rule), n // len(parts)))
     return th.stack([gradient_update(policy, batch, rule) for batch in batches])
@@ -133,9 +136,26 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     return th.where(finite, loss.detach(), th.nan)
 
 
-def sampler(buffer: ReplayBuffer, env: object) -> Sampler:
-    """``buffer.sample`` with the environment that normalises what it returns."""
-    return lambda batch_size: buffer.sample(batch_size, env=env)  # type: ignore[arg-type]
+def sampler(buffer: ReplayBuffer, env: VecNormalize | None) -> Sampler:
+    """
+    Draws what as many calls of ``buffer.sample`` draw: a seed gives the same minibatches one by one and all at once, and
+    each has a buffer's own composition (HER's share of virtual transitions).
+
+    :param env: normalises the samples, if given
+    """
+    if isinstance(buffer, FrameReplayBuffer):
+        return lambda n, batch_size: buffer.sample_batches(n, batch_size, env)
+    return lambda n, batch_size: _join([buffer.sample(batch_size, env) for _ in range(n)])
+
+
+def _join(parts: list[Any]) -> Samples:
+    return parts[0] if len(parts) == 1 else type(parts[0])(*map(_concatenate, zip(*parts, strict=True)))
+
+
+def _concatenate(column: tuple[Any, ...]) -> Any:
+    if isinstance(column[0], dict):
+        return {key: th.cat([part[key] for part in column]) for key in column[0]}
+    return None if column[0] is None else th.cat(column)
 
 
 def _autocast(like: th.Tensor, rule: UpdateRule) -> th.autocast:

@@ -18,7 +18,8 @@ class Records:
 
     ``evaluation_timesteps`` (N,), ``evaluation_returns`` and ``evaluation_lengths`` (N, episodes) are the snapshots;
     ``episode_returns``, ``episode_lengths`` and ``episode_ends`` (the step) (E,) the training episodes; ``states`` and
-    ``actions`` (steps,) are filled by ``learn(record_actions=True)``.
+    ``actions`` (steps,) are filled by ``learn(record_actions=True)``. Without them a run keeps 24 bytes per training episode
+    and what it evaluates.
     """
 
     def __init__(self) -> None:
@@ -74,9 +75,10 @@ class Records:
         now = time.time()
         if self._writer is not None:
             # the compiled loop has no clock: episodes are taken to end evenly over the chunk
-            times = self._last + (log.ends[:n_episodes] - first) / n_steps * (now - self._last) - self._started
+            begun, taken = self._last - self._started, now - self._last
+            times = begun + (log.ends[:n_episodes] - first) / n_steps * taken
             for r, length, t in zip(log.returns[:n_episodes], log.lengths[:n_episodes], times, strict=True):
-                self._writer.write_row({"r": round(float(r), 6), "l": int(length), "t": round(float(t), 6)})
+                self._writer.write_row({"r": round(float(r), 6), "l": int(length), "t": round(float(t), 9)})  # SB3 sorts by t
         self._last = now
         new: dict[str, NDArray[Any]] = {
             "episode_returns": log.returns[:n_episodes].copy(),  # not the whole chunk's buffer

@@ -1,5 +1,6 @@
 """The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -7,6 +8,7 @@ from typing import Any, cast
 import yaml
 from rl_zoo3 import exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.mirl import MIRL
@@ -69,8 +71,9 @@ def _is_module(name: str) -> bool:
 
 class Experiment(exp_manager.ExperimentManager):
     """
-    The zoo's ``ExperimentManager``, but for two things: it finds the configurations and presets of ``sb3_mirl``, and
-    ``-i`` continues one of its agents instead of starting the schedules anew.
+    The zoo's ``ExperimentManager``, but for three things: it finds the configurations and presets of ``sb3_mirl``, ``-i``
+    continues one of its agents instead of starting the schedules anew, and runs started at the same instant get different
+    folders.
     """
 
     def __init__(self, args: Any, algo: str, *positional: Any, config: str | None = None, **options: Any) -> None:
@@ -91,6 +94,18 @@ class Experiment(exp_manager.ExperimentManager):
             if name not in hyperparameters:
                 raise ValueError(f"{self.config} gives no {name} for {self.env_name.gym_id}.")
         return hyperparameters, saved
+
+    def create_log_folder(self) -> None:
+        """The run's folder, under the first number that no other run has taken."""
+        while True:
+            try:
+                os.makedirs(self.save_path)
+                break
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
+        super().create_log_folder()
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)

@@ -1,0 +1,85 @@
+"""
+The versions that pyproject.toml promises, as far as one machine can run them (`make compat`; about half an hour).
+
+    python .ci/compat.py [oldest] [newest] [pythons] [--folder /tmp/sb3-mirl-compat]
+
+oldest    all lower bounds of pyproject.toml: the quick tests
+newest    whatever the package index has: the quick tests
+pythons   3.10, 3.12 and 3.13 where they are installed: the sources compile, and what needs no torch passes its tests
+
+torch is the one of constraints.txt everywhere: the index has other builds only with gigabytes of CUDA, and this one for
+one Python only, which must be the one that runs this script.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+OTHER_PYTHONS = ("3.10", "3.12", "3.13")
+QUICK_TESTS = ("-n", "2", "--dist", "worksteal", "-m", "not slow")
+WITHOUT_TORCH = ("tests/test_tabular_mdp.py", "tests/test_planning.py", "tests/test_mutual_information.py")
+
+
+def lower_bounds() -> list[str]:
+    """``name==version`` for every ``name>=version`` in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    matches = [re.match(r"([\w.-]+)>=([\d.]+)", requirement) for group in groups for requirement in group]
+    return sorted({f"{found[1]}=={found[2]}" for found in matches if found and found[1] != "torch"})
+
+
+def run(*command: str | Path) -> None:
+    print("+", *command, flush=True)
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
+
+
+def make_venv(folder: Path, python: str, constraints: list[str], *requirements: str) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    run(python, "-m", "venv", folder)
+    (folder / "constraints.txt").write_text("\n".join(constraints))
+    executable = folder / "bin" / "python"
+    for requirement in requirements:
+        run(executable, "-m", "pip", "install", "-q", "-c", folder / "constraints.txt", *requirement.split())
+    return executable
+
+
+def quick_tests(folder: Path, constraints: list[str]) -> None:
+    # torch first and alone: nothing else may choose a newer one
+    python = make_venv(folder, sys.executable, [TORCH, *constraints], "torch", "-e .[all,dev]")
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK_TESTS)
+
+
+def other_pythons(folder: Path) -> None:
+    for version in OTHER_PYTHONS:
+        name = f"python{version}"
+        if shutil.which(name) is None:
+            print(f"{name} is not installed: left out")
+            continue
+        python = make_venv(folder / name, name, [], "numpy scipy numba gymnasium pytest hypothesis")
+        run(python, "-m", "compileall", "-q", "-f", "sb3_mirl", "examples")
+        run(python, ROOT / ".ci" / "without_torch.py", "-q", "--noconftest", "-p", "no:cacheprovider", *WITHOUT_TORCH)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="oldest | newest | pythons", default=[])
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/sb3-mirl-compat"), help="of the virtual environments")
+    args = parser.parse_args()
+    parts = {
+        "oldest": lambda: quick_tests(args.folder / "oldest", lower_bounds()),
+        "newest": lambda: quick_tests(args.folder / "newest", []),
+        "pythons": lambda: other_pythons(args.folder),
+    }
+    for part in args.parts or parts:
+        parts[part]()
+        print(f"compat {part}: passed", flush=True)
+
+
+if __name__ == "__main__":
+    main()
