@@ -1,5 +1,6 @@
 """One seed, one machine: the same run to the last bit, in this process and in another one."""
 
+import functools
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ RUNS: dict[str, tuple[type[SoftDQN], tuple[str, int], int, str]] = {
 }
 
 
+@functools.cache
 def train(name: str, seed: int = 0) -> SoftDQN:
     cls, (env_id, steps), n_envs, path = RUNS[name]
     arguments = {**SMALL, "policy_kwargs": dict(net_arch=[16]), "seed": seed, "update_path": path}
