@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # two workers with one thread each beat one with two on two cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick lint conformance wheel clean
+.PHONY: demo test quick lint conformance compat wheel clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a few minutes, once)"
@@ -37,6 +37,10 @@ lint: $(READY)
 # SB3's own DQN tests, with MIRL and SoftDQN in DQN's place
 conformance: $(READY)
 	$(BIN)/python tests/conformance/run.py
+
+# The oldest and the newest versions that pyproject.toml allows, and other Pythons (half an hour)
+compat: $(READY)
+	$(BIN)/python .ci/compat.py
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --outdir dist

@@ -103,6 +103,7 @@ def test_finished_runs_are_not_run_again(experiment: Path) -> None:
 
 
 def test_an_error_says_which_run_failed_and_the_others_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("minatar")
     good, bad = Cell("rare_action", "dqn", 0), Cell("no_such_game", "dqn", 0)
     settings = replace(SETTINGS, timesteps=800)
     assert run_all([bad, good], SUITE, settings, tmp_path, device="cpu") == [bad]

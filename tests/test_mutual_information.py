@@ -177,7 +177,8 @@ def test_a_symmetric_start_sits_on_a_saddle(beta, saddle):
 def test_the_discounted_problem_ascends_to_a_kkt_point(seed, beta):
     mdp = random_mdp(seed)
     initial = np.random.default_rng(seed).dirichlet(np.ones(4))
-    solution = solve_mutual_information(mdp, beta, initial_prior=initial)
+    # one problem in some thousands needs more than the default 5000
+    solution = solve_mutual_information(mdp, beta, initial_prior=initial, max_iterations=50_000)
     assert (np.diff(solution.objectives) >= -1e-10).all()
     assert solution.objective >= solution.objectives[0] - 1e-10
     # the certificate, from its definition

@@ -124,7 +124,9 @@ def test_batched_updates_equal_one_by_one(small: dict[str, Any], n_envs: int) ->
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_prior_is_folded_once_per_environment_step(small: dict[str, Any], n_envs: int, tmp_path: Any) -> None:
+def test_prior_is_folded_once_per_environment_step(
+    small: dict[str, Any], n_envs: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Replays Eq. (11) in a plain loop from the policies at the states in which actions were chosen."""
     model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * n_envs), prior_lr=0.02, beta_init=3.0, **small)
     expected = np.full(3, 1 / 3)
@@ -140,7 +142,8 @@ def test_prior_is_folded_once_per_environment_step(small: dict[str, Any], n_envs
                 expected = 0.98 * expected + 0.02 * pi / pi.sum()
         return original(*args, **kwargs)
 
-    model._sample_action = spy  # type: ignore[method-assign]
+    # of the class: an attribute of the model would be saved in its checkpoints
+    monkeypatch.setattr(MIRL, "_sample_action", lambda self, *args, **kwargs: spy(*args, **kwargs))
     evaluation = EvalCallback(DummyVecEnv([ScriptedEnv] * 2), eval_freq=5, n_eval_episodes=1, verbose=0, warn=False)
     checkpoints = CheckpointCallback(20, str(tmp_path))
     model.learn(400, callback=[evaluation, checkpoints])

@@ -11,11 +11,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
 
 import optuna
+import yaml
 from rl_zoo3 import ALGOS, exp_manager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.monitor import Monitor

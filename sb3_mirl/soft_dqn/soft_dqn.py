@@ -81,7 +81,9 @@ class SoftDQN(UpdatingDQN):
     :param tensorboard_log: directory of the TensorBoard logs, None for no logs
     :param policy_kwargs: arguments of the policy
     :param verbose: 0 for silence, 1 for information, 2 for debugging
-    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers
+    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers. On the CPU a seed gives the same
+        run to the last bit with the same versions and number of threads (``OMP_NUM_THREADS``); CUDA promises it only up to
+        rounding, from which runs drift apart
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
     """
