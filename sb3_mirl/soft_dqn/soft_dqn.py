@@ -367,7 +367,7 @@ class SoftDQN(UpdatingDQN):
         :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
         :param callback: callback(s) called at every step
         :param log_interval: episodes between two log entries. In long runs of short episodes these are also at least
-            ``total_timesteps`` / 10 000 environment steps apart: about 10 000 entries, 16 MB of TensorBoard file for 18 actions
+            ``total_timesteps`` / 10 000 environment steps apart: about 10 000 entries (16 MB of TensorBoard for 18 actions)
         :param tb_log_name: name of the run, by default that of the class
         :param reset_num_timesteps: False continues: steps, epsilon, beta and prior go on
         :param progress_bar: show progress and the time left
