@@ -45,7 +45,7 @@ def test_a_cell_that_another_process_runs_is_left_to_it(
         assert runner._run(CELL, NEVER_RUN, SETTINGS, tmp_path, "cpu") is None, "not a failure"
     assert "seed_0 is being run by another process, and left to it" in capsys.readouterr().out
     assert steps.get() == SETTINGS.timesteps, "the progress bar reaches its end"
-    assert [path.name for path in (tmp_path / CELL.folder).iterdir()] == ["lock"], "nothing was written"
+    assert [path.name for path in (tmp_path / CELL.folder).iterdir()] == [".lock"], "nothing was written"
 
 
 def _run_and_note(out: Path, barrier: Any) -> None:

@@ -20,7 +20,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / "lock").acquire(blocking=False)
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout:
         raise FolderInUse(f"Another process is writing to {folder}: wait for it, or choose another folder.") from None
     with lock:
