@@ -72,6 +72,21 @@ class PriorCallback(BaseCallback):
         with open(path, "wb") as file:
             np.savez_compressed(file, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The record, with all that is needed to go on with it."""
+        recent = None if self._recent is None else self._recent.cpu()
+        counters = {"n_calls": self.n_calls, "interval": self.interval, "n_folded": self._n_folded}
+        return {**counters, "points": self._points, "recent": recent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Goes on with another callback's record.
+
+        :param state: from :meth:`state_dict`
+        """
+        self.n_calls, self.interval, self._n_folded = (state[name] for name in ("n_calls", "interval", "n_folded"))
+        self._points, self._recent = dict(state["points"]), state["recent"]
+
     @property
     def action_names(self) -> list[str]:
         """Names of the actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ..."""
@@ -111,8 +126,9 @@ class PriorCallback(BaseCallback):
         if model.prior_lr > 0:
             prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
             policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
-        if self._recent is None or self._recent.device != q.device:
+        if self._recent is None:
             self._recent, self._n_folded = log_probs.new_empty(max(self.window, len(q)), q.shape[1]), 0
+        self._recent = self._recent.to(q.device)
         rows = (self._n_folded + th.arange(len(log_probs), device=q.device)) % len(self._recent)
         self._recent[rows] = log_probs
         self._n_folded += len(log_probs)

@@ -1,6 +1,7 @@
 """FrameReplayBuffer: SB3's replay buffer for stacked frames, in a seventh of the memory."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,53 @@ class FrameReplayBuffer(ReplayBuffer):
         if self.size() > 0:
             newest = (self.pos - 1) % self.buffer_size
             self.timeouts[newest] = th.maximum(self.timeouts[newest], (self.dones[newest] == 0).float())
+
+    @property
+    def n_added(self) -> int:
+        """Rows (one transition of every environment) added since the last reset."""
+        return self._writer.n_steps
+
+    @property
+    def n_kept(self) -> int:
+        """Rows of which something is kept: those in the buffer, and older ones whose frames they use."""
+        return self._writer.n_kept
+
+    def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """
+        Rows with the frames that were new in them, each frame once.
+
+        :param first: The first of the rows, counted from the last reset; not older than :attr:`n_kept`
+        :param last: The row after them
+        :return: Arrays for :meth:`write_rows`
+        """
+        stored = np.arange(max(first, self.n_added - self.buffer_size), last) % self.buffer_size
+        index = th.from_numpy(stored).to(self.storage_device)
+        rows = {name: getattr(self, name).index_select(0, index).cpu().numpy() for name in self._row_fields()}
+        return {**rows, "rows": stored, **self._writer.read(first, last)}
+
+    def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """
+        Puts rows where they were. After :meth:`set_position`, and older rows first.
+
+        :param arrays: From :meth:`read_rows` of a buffer of the same size
+        """
+        self._writer.pool.write(arrays["slots"].astype(np.int64), arrays["frames"], arrays["previous"])
+        index = th.from_numpy(arrays["rows"]).to(self.storage_device)
+        for name in self._row_fields():
+            getattr(self, name).index_copy_(0, index, th.from_numpy(arrays[name]).to(self.storage_device))
+
+    def get_position(self) -> dict[str, Any]:
+        """Everything but the rows."""
+        return {"pos": self.pos, "full": self.full, "writer": self._writer.get_position()}
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        """
+        Go on where another buffer was, whose rows are to be written.
+
+        :param position: From :meth:`get_position` of a buffer of the same size
+        """
+        self.pos, self.full = position["pos"], position["full"]
+        self._writer.set_position(position["writer"])
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

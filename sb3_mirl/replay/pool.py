@@ -176,6 +176,41 @@ class FramePool:
             extra = self.extra.index_select(0, (slots - first_extra).clamp(min=0))
             th.where(in_extra[:, None], extra, out, out=out)
 
+    def read(self, back: int, n: int) -> dict[str, np.ndarray]:
+        """
+        :param back: Where to start: frames taken from there on, all of them live
+        :param n: Number of frames
+        :return: Their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
+        """
+        slots = self._order[(self._head - back + np.arange(n)) % len(self._order)]
+        index = th.from_numpy(slots).to(self.device)
+        frames = self.stacks(index, 1)[:, 0]
+        return {
+            "slots": slots,
+            "frames": frames.cpu().numpy(),
+            "previous": self.previous.index_select(0, index).cpu().numpy(),
+        }
+
+    def get_position(self) -> dict[str, Any]:
+        """Everything but the frames and their links."""
+        grown = self.extra is not None
+        counters = {"head": self._head, "live": self._live, "used": self._used}
+        return {**counters, "order": self._order if grown else None, "n_slots": len(self.previous)}
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        """
+        Give back every frame, and go on where another pool was; what that one held is to be written.
+
+        :param position: From :meth:`get_position` of a pool of the same size
+        """
+        self.reset()
+        if position["order"] is not None:
+            self._order = position["order"]
+            n_extra = position["n_slots"] - len(self.frames)
+            self.extra = zeros((n_extra, self.frames.shape[1]), self.word, self.device)
+            self.previous = zeros((position["n_slots"],), np.int32, self.device)
+        self._head, self._live, self._used = position["head"], position["live"], position["used"]
+
     def _used_blocks(self) -> list[th.Tensor]:
         """What has been written of each stream's region of ``frames``, as small views."""
         per_stream = -(-self._used // self.n_streams)

@@ -1,5 +1,7 @@
 """From a stream of stacked observations to frames, each written once."""
 
+from typing import Any
+
 import numpy as np
 
 from sb3_mirl.replay.pool import BLACK, FramePool
@@ -79,6 +81,41 @@ class StackWriter:
         self._newest = slots.astype(np.int32)
         self._last[...] = flat_next
         return newest, self._newest
+
+    @property
+    def n_steps(self) -> int:
+        """Steps since the last reset."""
+        return self._step
+
+    @property
+    def n_kept(self) -> int:
+        """Steps whose frames are kept."""
+        return len(self._frames_in_step)
+
+    def read(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """
+        :param first: First of the steps, counted from the last reset; not older than ``n_kept``
+        :param last: The step after them
+        :return: Frames that were written in these steps, see :meth:`FramePool.read`
+        """
+        back, after = (int(self._frames_in_step[np.arange(i, self._step) % self.n_kept].sum()) for i in (first, last))
+        return self.pool.read(back, back - after)
+
+    def get_position(self) -> dict[str, Any]:
+        """Everything but the frames and their links."""
+        own = {"frames_in_step": self._frames_in_step, "step": self._step, "last": self._last, "newest": self._newest}
+        return {**own, "pool": self.pool.get_position()}
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        """
+        Go on where another writer was; the frames that one had are to be written to the pool.
+
+        :param position: From :meth:`get_position` of a writer for the same number of rows
+        """
+        self.pool.set_position(position["pool"])
+        self._frames_in_step[:] = position["frames_in_step"]
+        self._last[:] = position["last"]
+        self._step, self._newest = position["step"], position["newest"]
 
     def _write_stack(self, stack: np.ndarray) -> int:
         """Write a stack that follows no other, (k, words), and return the slot of its newest frame."""

@@ -1,6 +1,8 @@
 """Soft Q-learning as an SB3 algorithm."""
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -179,6 +181,9 @@ class SoftDQN(UpdatingDQN):
         self._epsilon_ceiling = 1.0
         self._next_log = 0  # environment step before which no log entry is written
         self._rollout_q: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
+        self._while_learning = ExitStack()  # what is to be released when `learn` ends, however it ends
+        self._checkpointed_run: Any = None  # the checkpoint package's record of this run
+        self._resumption: Callable[[BaseCallback], None] | None = None  # set by `resume`: the last part of it
 
         if _init_setup_model:
             self._setup_model()
@@ -243,14 +248,18 @@ class SoftDQN(UpdatingDQN):
     ) -> tuple[int, BaseCallback]:
         if self.replay_buffer is None and self.env is not None:
             self.replay_buffer = memory.make_replay_buffer(self)
-        # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
-        self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
+        if self._resumption is None or total_timesteps + self.num_timesteps != self._total_timesteps:
+            # a continued run's epsilon goes on from where it was: the schedule's new length must not raise it again
+            self._epsilon_ceiling = 1.0 if reset_num_timesteps or self.num_timesteps == 0 else self.exploration_rate
         self._rollout_q, self._next_log = None, 0
         if reset_num_timesteps or self._last_obs is None:
             memory.end_trajectory(self.replay_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         checks.check_observations(self._last_obs, self.observation_space, "the environment's reset")
         self._log_update_ratio()
+        if self._resumption is not None:
+            self._resumption(result[1])
+            self._resumption = None
         return result
 
     def _log_update_ratio(self) -> None:
@@ -362,7 +371,8 @@ class SoftDQN(UpdatingDQN):
         progress_bar: bool = False,
     ) -> SelfSoftDQN:
         """
-        As in SB3, with the paper's budget where none is given.
+        As in SB3, with the paper's budget where none is given. The first call after :func:`sb3_mirl.resume` does what is
+        left of the run: then ``total_timesteps`` counts from the beginning of the run.
 
         :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
         :param callback: callback(s) called at every step
@@ -379,9 +389,11 @@ class SoftDQN(UpdatingDQN):
         check_range("total_timesteps", total_timesteps, 0, math.inf)
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, math.inf)
+        if self._resumption is not None and reset_num_timesteps:
+            total_timesteps, reset_num_timesteps = max(total_timesteps - self.num_timesteps, 0), False
         self._overlap = self._overlaps_updates()
         try:
-            with watched(self.env, lambda: self.num_timesteps):
+            with self._while_learning, watched(self.env, lambda: self.num_timesteps):
                 super().learn(
                     total_timesteps,
                     callback=callback,
@@ -400,4 +412,5 @@ class SoftDQN(UpdatingDQN):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout_q", "_next_log"]
+        own = ["_rollout_q", "_next_log", "_while_learning", "_checkpointed_run", "_resumption"]
+        return [*super()._excluded_save_params(), *own]

@@ -1,0 +1,7 @@
+"""Runs that continue after they were killed: checkpoints with everything in them, replay memory included."""
+
+from sb3_mirl.checkpoint.callback import ResumableCheckpoint
+from sb3_mirl.checkpoint.folder import CheckpointError
+from sb3_mirl.checkpoint.resuming import resume
+
+__all__ = ["CheckpointError", "ResumableCheckpoint", "resume"]
