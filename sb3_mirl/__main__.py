@@ -38,6 +38,10 @@ def main() -> None:
         import sb3_mirl.zoo  # noqa: F401  registers the algorithms
     except ModuleNotFoundError as error:
         sys.exit(f"sb3_mirl: the RL Zoo is not complete ({error}): pip install 'sb3-mirl[zoo,plots]'")
+    if command == "train":
+        from sb3_mirl.zoo.continuing import name_agent
+
+        sys.argv[2:] = name_agent(sys.argv[2:])
     if command in PLAYERS:
         from sb3_mirl.zoo.players import play_without_memory
 

@@ -117,7 +117,8 @@ class ResumableCheckpoint(BaseCallback):
             **get_state(self.model, self.locals["callback"]),
         }
         own = {MODEL: _writer(_model_file(self.model)), STATE: _writer(zlib.compress(cloudpickle.dumps(state), 1))}
-        shared = {name: run.files[name] for name in (f"{MEMORY}/{chunk}" for chunk, _, _ in memory.chunks) if name in run.files}
+        needed = {f"{MEMORY}/{name}" for name, _, _ in memory.chunks}
+        shared = {name: run.files[name] for name in needed & set(run.files)}
         try:
             checkpoint = self._files.write(step, own, chunks, shared)
         except OSError as error:

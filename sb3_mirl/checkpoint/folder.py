@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_mirl.checkpoint.files import Checksum, CheckpointError, Write, check_file, sync_folder, write_file
+from sb3_mirl.checkpoint.files import CheckpointError, Checksum, Write, check_file, sync_folder, write_file
 
 try:
     import fcntl
@@ -155,7 +155,7 @@ class CheckpointFolder:
     def remove_leftovers(self) -> None:
         """Removes what a killed or failed save left, and chunks that no checkpoint needs."""
         shutil.rmtree(self.path / "partial", ignore_errors=True)
-        needed = set()
+        needed: set[str] = set()
         for path in self.paths():
             with suppress(CheckpointError):
                 needed.update(Checkpoint.read(path).files)

@@ -61,7 +61,7 @@ def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[s
     # otherwise something else has changed the memory, or all that is on disk is out of date
     goes_on = rows.n_added == saved.expected(model) and saved.n_added >= oldest
     chunks = [chunk for chunk in saved.chunks if goes_on and chunk[2] > oldest]
-    new = {}
+    new: dict[str, Write] = {}
     for first, last in _parts(rows, saved.n_added if goes_on else oldest):
         name = f"rows_{first:012d}_{last:012d}_{token_hex(4)}.npz"
         chunks.append((name, first, last))

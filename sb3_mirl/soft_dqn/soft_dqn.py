@@ -1,6 +1,7 @@
 """Soft Q-learning as an SB3 algorithm."""
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, ClassVar, TypeVar
@@ -390,6 +391,8 @@ class SoftDQN(UpdatingDQN):
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, math.inf)
         if self._resumption is not None and reset_num_timesteps:
+            if total_timesteps <= self.num_timesteps:
+                warnings.warn(f"Nothing is left to do: {self.num_timesteps} of {total_timesteps} steps in all are done.")
             total_timesteps, reset_num_timesteps = max(total_timesteps - self.num_timesteps, 0), False
         self._overlap = self._overlaps_updates()
         try:

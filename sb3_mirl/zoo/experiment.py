@@ -1,9 +1,10 @@
 """The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
 
 import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from rl_zoo3 import exp_manager
@@ -11,8 +12,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.mirl import MIRL
+from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.zoo.continuing import CHECKPOINTS, checkpoints_of
 
 ALGORITHMS = ("softdqn", "mirl")
 _PACKAGE = Path(__file__).parents[1]
@@ -71,9 +73,14 @@ def _is_module(name: str) -> bool:
 
 class Experiment(exp_manager.ExperimentManager):
     """
-    The zoo's ``ExperimentManager``, but for three things: it finds the configurations and presets of ``sb3_mirl``, ``-i``
-    continues one of its agents instead of starting the schedules anew, and runs started at the same instant get different
-    folders.
+    The zoo's ``ExperimentManager``, but for four things: it finds the configurations and presets of ``sb3_mirl``;
+    ``--save-freq`` also makes our agents' runs resumable, by checkpoints in the run's folder; ``-i`` continues; and runs
+    started at the same instant get different folders.
+
+    Where the agent's run has checkpoints (see :func:`~sb3_mirl.zoo.continuing.checkpoints_of`), ``-i`` resumes the newest
+    undamaged one with its hyperparameters (``-params`` changes them), and ``-n`` is the number of steps of the whole run,
+    as it was in the command that was interrupted. Where it has none, ``-i`` loads the agent with the configuration's
+    hyperparameters, and ``-n`` is the number of further steps. Either way schedules go on, in a new folder of the zoo's.
     """
 
     def __init__(self, args: Any, algo: str, *positional: Any, config: str | None = None, **options: Any) -> None:
@@ -107,31 +114,42 @@ class Experiment(exp_manager.ExperimentManager):
                 self.params_path = f"{self.save_path}/{self.env_name}"
         super().create_log_folder()
 
+    def create_callbacks(self) -> None:
+        """The zoo's callbacks, and one that makes the run resumable."""
+        save_freq = self.save_freq  # which the zoo divides by the number of environments
+        super().create_callbacks()
+        if save_freq > 0 and self.algo in ALGORITHMS and not self.optimize_hyperparameters:
+            folder = Path(self.save_path) / CHECKPOINTS
+            self.callbacks.append(ResumableCheckpoint(folder, save_freq, verbose=self.verbose))
+
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        folder = checkpoints_of(Path(self.trained_agent))
+        if folder is not None and self.algo in ALGORITHMS:
+            return self._resume(folder, hyperparams, env)
         model = super()._load_pretrained_agent(hyperparams, env)
         if isinstance(model, SoftDQN):
             _go_on(model)
+            self.n_timesteps += model.num_timesteps
+        return model
+
+    def _resume(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        given = set(self.custom_hyperparams or {}) - {"policy", "policy_kwargs"}
+        changed = {name: value for name, value in hyperparams.items() if name in given}
+        model = resume(folder, env, self.device, verbose=self.verbose, tensorboard_log=self.tensorboard_log, **changed)
+        print(f"Resuming {folder.parent}: {model.num_timesteps} of {self.n_timesteps} steps are done")
+        best = folder.parent / "best_model.zip"
+        if best.is_file():
+            # the record of evaluations goes on too, and may find no better one
+            shutil.copy(best, self.save_path)
         return model
 
 
-class _ContinuedSoftDQN(SoftDQN):
-    """SoftDQN whose steps, and with them epsilon and a linear beta, go on: the zoo calls ``learn`` as for a new agent."""
-
-    def learn(self, *args: Any, **kwargs: Any) -> Any:
-        return super().learn(*args, **{"reset_num_timesteps": False, **kwargs})
-
-
-class _ContinuedMIRL(_ContinuedSoftDQN, MIRL):
-    """As :class:`_ContinuedSoftDQN`."""
-
-
 def _go_on(model: SoftDQN) -> None:
-    # a class and not an attribute, which `save` would write
-    model.__class__ = cast(Any, _ContinuedMIRL if isinstance(model, MIRL) else _ContinuedSoftDQN)
+    model._resumption = lambda _: None
     if model.replay_buffer is None or model.replay_buffer.size() == 0:
         print(
             f"The replay memory of this agent was not saved: it is filled by {model.learning_starts} random steps first "
-            "(train with --save-replay-buffer to go on at once)."
+            "(train with --save-freq or --save-replay-buffer to go on at once)."
         )
         # updates from a handful of transitions would undo the training
         model.learning_starts += model.num_timesteps
