@@ -12,6 +12,7 @@ from sb3_mirl.checkpoint.environments import restore_environment, save_environme
 from sb3_mirl.checkpoint.files import Checksum
 from sb3_mirl.checkpoint.memory import SavedMemory
 from sb3_mirl.checkpoint.random_states import get_random_states, set_random_states
+from sb3_mirl.mirl import MIRL, PriorCallback
 from sb3_mirl.soft_dqn import SoftDQN
 
 
@@ -73,6 +74,9 @@ def set_state(model: SoftDQN, state: dict[str, Any]) -> str | None:
             problem = str(error)
     if problem is not None:
         _start_anew(model, state["normalization"])
+    if isinstance(model, MIRL) and "PriorCallback/0" in state["callbacks"]:
+        model.prior_callback = PriorCallback()
+        model.prior_callback.load_state_dict(state["callbacks"]["PriorCallback/0"])
     model._resumption = _resumption(model, state, problem)
     return problem
 
