@@ -33,11 +33,11 @@ class PullPlug(BaseCallback):
 
 
 def cut_off(
-    model: SoftDQN, folder: Path, at: int, total: int, callbacks: tuple[BaseCallback, ...] = (), **kwargs: Any
+    model: SoftDQN, folder: Path, at: int, total: int, save_freq: int, callbacks: tuple[BaseCallback, ...] = ()
 ) -> None:
     """Learns with checkpoints, and without an end."""
     with pytest.raises(PulledPlug):
-        model.learn(total, callback=[*callbacks, ResumableCheckpoint(folder, **kwargs), PullPlug(at)])
+        model.learn(total, callback=[*callbacks, ResumableCheckpoint(folder, save_freq), PullPlug(at)])
 
 
 def scramble() -> None:
@@ -64,7 +64,7 @@ def whole_and_resumed(
     whole.learn(total, callback=list(make_callbacks()))
     states = random_states()
     scramble()
-    cut_off(make_model(make_env()), folder, at, total, make_callbacks(), save_freq=save_freq)
+    cut_off(make_model(make_env()), folder, at, total, save_freq, make_callbacks())
     scramble()
     resumed = resume(folder, make_env(), device="cpu")
     assert at - save_freq <= resumed.num_timesteps < at
