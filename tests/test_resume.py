@@ -11,9 +11,11 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_mirl import MIRL, PriorCallback, ResumableCheckpoint, SoftDQN, resume
 from tests.conftest import SMALL, ScriptedEnv
@@ -49,9 +51,10 @@ def normalized() -> VecNormalize:
         (partial(gym.make, "MirlCorridor-v0"), {"exploration_mix": 0.1, "gradient_steps": -1}),
         (partial(make_vec_env, "CartPole-v1", 3), {"n_steps": 3, "beta_schedule": "linear"}),
         (DictEnv, {"policy": "MultiInputPolicy", "learning_starts": 400}),
+        (partial(BitFlippingEnv, n_bits=4), {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}),
         (normalized, {"exploration": "marginal", "gradient_steps": 1, "train_freq": 1}),
     ],
-    ids=["cartpole", "gridworld", "vector-n-step", "dict-warm-up", "normalized"],
+    ids=["cartpole", "gridworld", "vector-n-step", "dict-warm-up", "hindsight", "normalized"],
 )
 def test_resumed_is_uninterrupted(make_env: Callable[[], GymEnv], changed: dict[str, Any], tmp_path: Path) -> None:
     whole, resumed = whole_and_resumed(partial(mirl, **changed), make_env, tmp_path)

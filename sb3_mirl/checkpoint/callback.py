@@ -87,7 +87,7 @@ class ResumableCheckpoint(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._stopping = self.interrupted
         if self._stopping or self.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
-            self.save()
+            self._save()
 
     def _on_step(self) -> bool:
         self._between_rollouts = False
@@ -99,10 +99,10 @@ class ResumableCheckpoint(BaseCallback):
     def _on_training_end(self) -> None:
         # a training that a callback has ended has lost its last transition: the checkpoint before is the better one
         if self._between_rollouts:
-            self.save()
+            self._save()
 
-    def save(self) -> None:
-        """Adds a checkpoint, unless there is one of this step; to be called between two rollouts."""
+    def _save(self) -> None:
+        """Adds a checkpoint, unless there is one of this step. Between two rollouts only."""
         step, run = self.model.num_timesteps, self.model._checkpointed_run
         if step == self._saved_at or run is None:
             return
@@ -111,7 +111,7 @@ class ResumableCheckpoint(BaseCallback):
         self.model._run_pending_updates()
         memory, rest, chunks = save_memory(self.model, run.memory)
         state = {
-            "class": getattr(self.model, "resumed_class", type(self.model)),
+            "class": type(self.model),
             "memory": rest,
             "saved_memory": memory,
             **get_state(self.model, self.locals["callback"]),

@@ -9,8 +9,8 @@ import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-# what a layer holds that belongs to its process: the next layer, files, clocks
-_NOT_STATE = ("env", "venv", "class_attributes", "results_writer", "t_start")
+# what a layer holds that belongs to its process: the next layer, files, clocks, windows
+_NOT_STATE = ("env", "venv", "class_attributes", "results_writer", "t_start", "render_mode")
 
 Layer = VecEnv | gym.Env[Any, Any]
 
@@ -48,7 +48,10 @@ def restore_environment(env: VecEnv, saved: bytes) -> Any:
     :raises ValueError: if the environment is another one
     """
     layers = _layers(env)
-    content = _Unpickler(io.BytesIO(saved), layers).load()
+    try:
+        content = _Unpickler(io.BytesIO(saved), layers).load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the environment's code has changed ({error})") from error
     names = [_name(layer) for layer in layers]
     if content["layers"] != names:
         raise ValueError(f"the environment is {' > '.join(names)} and the saved one was {' > '.join(content['layers'])}")

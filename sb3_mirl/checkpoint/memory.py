@@ -101,11 +101,12 @@ def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str
         for name, _, _ in saved.chunks:
             with np.load(folder / name) as arrays:
                 rows.write_rows(dict(arrays))
-    if not truncate or saved.n_added == 0:
-        return saved
-    truncate_last_trajectory(buffer)
-    # the newest row has changed, and is written again
-    return SavedMemory(saved.chunks, saved.n_added - 1, saved.num_timesteps - model.n_envs)
+    if truncate:
+        truncate_last_trajectory(buffer)
+    if truncate and saved.n_added > 0:
+        # the newest row has changed, and is written again
+        return SavedMemory(saved.chunks, saved.n_added - 1, saved.num_timesteps - model.n_envs)
+    return saved
 
 
 def _kind(buffer: ReplayBuffer) -> dict[str, Any]:
