@@ -51,9 +51,9 @@ def whole_and_resumed(
     make_model: MakeModel,
     make_env: Callable[[], GymEnv],
     folder: Path,
-    total: int = 600,
-    at: int = 350,
-    save_freq: int = 150,
+    total: int = 400,
+    at: int = 290,
+    save_freq: int = 120,
     make_callbacks: Callable[[], tuple[BaseCallback, ...]] = tuple,
 ) -> tuple[SoftDQN, SoftDQN]:
     """

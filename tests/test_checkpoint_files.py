@@ -47,8 +47,17 @@ def truncate(path: Path) -> None:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("name", ["manifest.json", "model.zip", "state.pkl.z", "chunk"])
-    @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+    @pytest.mark.parametrize(
+        ("name", "damage"),
+        [
+            ("manifest.json", flip),
+            ("manifest.json", truncate),
+            ("model.zip", truncate),
+            ("state.pkl.z", flip),
+            ("chunk", flip),
+            ("chunk", Path.unlink),
+        ],
+    )
     def test_the_checkpoint_before_is_used(self, name: str, damage: Any, saved: Path) -> None:
         path = newest(saved, name)
         damage(path)
