@@ -32,7 +32,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def newest(saved: Path, name: str) -> Path:
-    (path,) = saved.glob("memory/rows_000000000100_*" if name == "chunk" else f"checkpoint_000000000200/{name}")
+    (path,) = saved.glob("memory/rows_000000000099_*" if name == "chunk" else f"checkpoint_000000000200/{name}")
     return path
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.checkpoint import memory
-from sb3_mirl.checkpoint.rows import Rows, rows_of, truncate_last_trajectory
+from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.replay import FrameReplayBuffer
 from tests.conftest import SMALL, ScriptedEnv
 from tests.interrupted import assert_equal, assert_same_memory, cut_off
@@ -118,20 +118,6 @@ def through_pickle(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_truncated_trajectories_end_n_step_returns(case: str) -> None:
-    make, space = CASES[case]
-    buffer, stream = make(), Stream(space, mean_length=1e9)
-    stream.feed([buffer], 10)
-    truncate_last_trajectory(buffer)
-    stream.feed([buffer], 5)
-    assert [float(t) for t in buffer.timeouts[9]] == [1, 1]
-    sampled = buffer._get_samples(np.array([9] * 20))
-    if sampled.discounts is not None:
-        assert (sampled.discounts == 0.99).all(), "one step, not over the cut"
-    assert (sampled.dones == 0).all(), "and no terminal state"
-
-
 def sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in (folder / "memory").iterdir()}
 
@@ -144,7 +130,9 @@ class TestIncrement:
     def test_only_what_is_new_is_written(self, tmp_path: Path) -> None:
         model = self.learn(tmp_path, 400)
         before = sizes(tmp_path)
-        assert [name[:25] for name in sorted(before)] == [f"rows_{i:012d}_{i + 100:012d}"[:25] for i in range(0, 400, 100)]
+        # the newest row is written again by the next checkpoint
+        rows = [(int(name[5:17]), int(name[18:30])) for name in sorted(before)]
+        assert rows == [(0, 100), (99, 200), (199, 300), (299, 400)]
         model.learn(100, reset_num_timesteps=False, callback=ResumableCheckpoint(tmp_path, save_freq=100, keep=2))
         after = sizes(tmp_path)
         assert set(before) < set(after) and len(after) == 5
@@ -153,7 +141,7 @@ class TestIncrement:
     def test_chunks_go_when_their_rows_are_overwritten(self, tmp_path: Path) -> None:
         self.learn(tmp_path, 1000, buffer_size=250)
         # the two checkpoints kept need rows 650 to 999
-        assert [int(name[5:17]) for name in sorted(sizes(tmp_path))] == [600, 700, 800, 900]
+        assert [int(name[5:17]) for name in sorted(sizes(tmp_path))] == [599, 699, 799, 899]
 
     def test_large_parts_become_several_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory, "CHUNK_BYTES", 1000)
@@ -205,13 +193,12 @@ class TestEnvironmentsStartAnew:
             buffer, newest = resumed.replay_buffer, resumed.num_timesteps // 2 - 1
             assert resumed._last_obs is None and buffer.pos == newest + 1
             assert (buffer.dones[newest] == 0).all()
-            np.testing.assert_array_equal(buffer.timeouts[newest], [1, 1])
             resumed.learn(400, callback=ResumableCheckpoint(tmp_path, save_freq=90))
             same_as_at_first = buffer.observations[newest + 1] == buffer.observations[0]
             assert not same_as_at_first.any(), "the run's first episodes are not played again"
         with two_processes() as env:
             again = resume(tmp_path, env)
-        # the mark was made after its row had been saved
+        # the end of the trajectory was marked after its row had been saved
         np.testing.assert_array_equal(again.replay_buffer.timeouts[newest], [1, 1])
         assert again.num_timesteps == 400
 
@@ -219,7 +206,7 @@ class TestEnvironmentsStartAnew:
         cut_off(MIRL("MlpPolicy", ScriptedEnv(), **SMALL), tmp_path, at=120, total=400, save_freq=90)
         resumed = resume(tmp_path, DummyVecEnv([ScriptedEnv]))  # without the Monitor that the run had
         assert resumed.num_timesteps == 92
-        assert resumed._last_obs is None and resumed.replay_buffer.timeouts[91] == 1
+        assert resumed._last_obs is None
 
     @pytest.mark.atari
     def test_atari_vec_env(self, tmp_path: Path) -> None:
@@ -234,11 +221,11 @@ class TestEnvironmentsStartAnew:
         resumed = resume(tmp_path, AtariVecEnv("breakout", 4, seed=0))
         buffer = resumed.replay_buffer
         assert type(buffer) is FrameReplayBuffer and buffer.pos == 75
-        np.testing.assert_array_equal(buffer.timeouts[74], 1 - buffer.dones[74])
         rows, envs = np.arange(70).repeat(4), np.tile(np.arange(4), 70)
         samples = [b._gather(th.from_numpy(rows), th.from_numpy(envs), None)._asdict() for b in (buffer, model.replay_buffer)]
         assert_equal(*samples)
         resumed.learn(340)
+        np.testing.assert_array_equal(buffer.timeouts[74], 1 - buffer.dones[74])
 
 
 def two_processes() -> Any:

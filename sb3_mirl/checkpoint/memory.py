@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_mirl.checkpoint.files import Write
-from sb3_mirl.checkpoint.rows import Rows, rows_of, truncate_last_trajectory
+from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn import SoftDQN
 
@@ -62,14 +62,15 @@ def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[s
     goes_on = rows.n_added == saved.expected(model) and saved.n_added >= oldest
     chunks = [chunk for chunk in saved.chunks if goes_on and chunk[2] > oldest]
     new: dict[str, Write] = {}
-    for first, last in _parts(rows, saved.n_added if goes_on else oldest):
+    # the newest row on disk again: resetting the environments marks it as the end of a trajectory
+    for first, last in _parts(rows, max(saved.n_added - 1, oldest) if goes_on else oldest):
         name = f"rows_{first:012d}_{last:012d}_{token_hex(4)}.npz"
         chunks.append((name, first, last))
         new[name] = partial(_write_rows, rows=rows, first=first, last=last)
     return SavedMemory(chunks, rows.n_added, model.num_timesteps), {**kind, "position": rows.get_position()}, new
 
 
-def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> SavedMemory:
+def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
     """
     Fills the replay memory of ``model``.
 
@@ -77,36 +78,28 @@ def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str
     :param folder: where the chunks are
     :param saved: what is on disk
     :param rest: the small rest, from :func:`save_memory`
-    :param truncate: end the last trajectory, because the environments are going to be reset
-    :return: what is on disk and agrees with the memory
+    :param truncate: whether the environments are going to be reset, for buffers that ``learn`` does not prepare for that
     :raises ValueError: if the model's memory has another class or size
     """
-    buffer = model.replay_buffer
-    assert buffer is not None
-    kind = _kind(buffer)
+    assert model.replay_buffer is not None
+    kind = _kind(model.replay_buffer)
     before = {key: value for key, value in rest.items() if key != "position"}
     if kind != before:
         raise ValueError(
             f"The replay memory of this model is {kind}, the saved one was {before}: give the environment and the "
             "arguments that the run had."
         )
-    if rest["position"] is None:
-        model.load_replay_buffer(folder / saved.chunks[0][0], truncate_last_traj=False)
-        assert model.replay_buffer is not None
-        buffer = model.replay_buffer
-    else:
-        rows = rows_of(buffer)
-        assert rows is not None
-        rows.set_position(rest["position"])
-        for name, _, _ in saved.chunks:
-            with np.load(folder / name) as arrays:
-                rows.write_rows(dict(arrays))
-    if truncate:
-        truncate_last_trajectory(buffer)
-    if truncate and saved.n_added > 0:
-        # the newest row has changed, and is written again
-        return SavedMemory(saved.chunks, saved.n_added - 1, saved.num_timesteps - model.n_envs)
-    return saved
+    rows = rows_of(model.replay_buffer)
+    if rows is None:
+        model.load_replay_buffer(folder / saved.chunks[0][0], truncate_last_traj=truncate)
+        if truncate and model.optimize_memory_usage:
+            # its next observation is going to be overwritten; SB3 does the same
+            model.replay_buffer.dones[model.replay_buffer.pos - 1] = True
+        return
+    rows.set_position(rest["position"])
+    for name, _, _ in saved.chunks:
+        with np.load(folder / name) as arrays:
+            rows.write_rows(dict(arrays))
 
 
 def _kind(buffer: ReplayBuffer) -> dict[str, Any]:

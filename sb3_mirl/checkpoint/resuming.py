@@ -50,6 +50,7 @@ def resume(folder: str | os.PathLike[str], env: GymEnv | str, device: th.device 
         env = maybe_make_env(env, 0)
         model: SoftDQN = state["class"].load(checkpoint.path / MODEL, env, device, force_reset=False, **kwargs)
         problem = set_state(model, state)
-        saved = load_memory(model, root.path / MEMORY, state["saved_memory"], state["memory"], truncate=problem is not None)
+        saved = state["saved_memory"]
+        load_memory(model, root.path / MEMORY, saved, state["memory"], truncate=problem is not None)
     model._checkpointed_run = Run(root.path.absolute(), saved, checkpoint.files)
     return model

@@ -93,20 +93,3 @@ def rows_of(buffer: ReplayBuffer, n_added: int | None = None) -> Rows | None:
     least = buffer.pos + (buffer.buffer_size if buffer.full else 0)
     agrees = n_added is not None and n_added % buffer.buffer_size == buffer.pos and n_added >= least
     return ArrayRows(buffer, n_added if agrees and n_added is not None else least)
-
-
-def truncate_last_trajectory(buffer: ReplayBuffer) -> None:
-    """
-    Marks the newest transitions of SB3's own buffers as truncated, as other classes do by a method of this name: n-step
-    returns stop there.
-    """
-    method = getattr(buffer, "truncate_last_trajectory", None)
-    if method is not None:
-        method()
-    elif buffer.size() > 0:
-        newest = (buffer.pos - 1) % buffer.buffer_size
-        if buffer.optimize_memory_usage:
-            # its next observation is going to be overwritten; SB3 does the same
-            buffer.dones[newest] = True
-        else:
-            buffer.timeouts[newest] = np.maximum(buffer.timeouts[newest], buffer.dones[newest] == 0)
