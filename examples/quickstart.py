@@ -18,8 +18,8 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_mirl import MIRL
+from sb3_mirl.claim import claimed
 from sb3_mirl.envs import AtariVecEnv
-from sb3_mirl.experiments.claim import claimed
 from sb3_mirl.plots import plot_prior_history
 
 SCALED_TO_MINUTES = dict(

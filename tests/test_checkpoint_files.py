@@ -14,6 +14,7 @@ from stable_baselines3 import DQN
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.checkpoint import CheckpointError, folder
+from sb3_mirl.claim import FolderInUse
 from tests.conftest import SMALL, ScriptedEnv
 from tests.interrupted import assert_same
 from tests.killed import STARTED, train
@@ -150,11 +151,11 @@ class TestOneRunPerFolder:
 
     def test_two_processes(self, other: Any, tmp_path: Path) -> None:
         model = new_model()
-        with pytest.raises(RuntimeError, match=rf"in use by another run \(process {other.pid}\)"):
+        with pytest.raises(FolderInUse, match="Another process is writing to"):
             model.learn(100, callback=ResumableCheckpoint(tmp_path))
         while not list(tmp_path.glob("checkpoint_*")):
             assert other.is_alive()
-        with pytest.raises(RuntimeError, match="stop that one first"):
+        with pytest.raises(FolderInUse, match="wait for it, or choose another folder"):
             resume(tmp_path, ScriptedEnv())
         other.kill()
         other.join()

@@ -15,10 +15,10 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl import MIRL
+from sb3_mirl.claim import FolderInUse, claimed
 from sb3_mirl.experiments import cell as cells
 from sb3_mirl.experiments import runner
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, run_cell
-from sb3_mirl.experiments.claim import FolderInUse, claimed
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
-from sb3_mirl.soft_dqn import soft_dqn
+from sb3_mirl.soft_dqn import running
 from sb3_mirl.tabular import TabularMIRL
 from tests.conftest import ScriptedEnv
 
@@ -60,7 +60,7 @@ def test_memory_is_flat_once_the_buffers_are_full(small: dict[str, Any], tmp_pat
 def test_log_files_are_bounded_however_short_the_episodes(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[SoftDQN]
 ) -> None:
-    monkeypatch.setattr(soft_dqn, "LOG_ENTRIES", 20)
+    monkeypatch.setattr(running, "LOG_ENTRIES", 20)
     env = DummyVecEnv([lambda: Monitor(ScriptedEnv(length=1))] * 8)
     model = cls("MlpPolicy", env, tensorboard_log=str(tmp_path), **small).learn(4000)
     assert model._episode_num == 4000

@@ -16,6 +16,7 @@ from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, Checkpoint, Checkpo
 from sb3_mirl.checkpoint.interrupts import DeferredSignals
 from sb3_mirl.checkpoint.memory import save_memory
 from sb3_mirl.checkpoint.states import Run, get_state
+from sb3_mirl.claim import claimed
 from sb3_mirl.soft_dqn import SoftDQN
 
 
@@ -65,7 +66,7 @@ class ResumableCheckpoint(BaseCallback):
             raise TypeError(f"ResumableCheckpoint saves SoftDQN and MIRL, not {type(self.model).__name__}.")
 
     def _on_training_start(self) -> None:
-        self.model._while_learning.enter_context(self._files.lock())
+        self.model._while_learning.enter_context(claimed(self._files.path))
         self._claim_folder()
         self._saved_at = self.num_timesteps
         self._between_rollouts, self._stopping = True, False

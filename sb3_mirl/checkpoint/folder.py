@@ -5,18 +5,13 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sb3_mirl.checkpoint.files import CheckpointError, Checksum, Write, check_file, sync_folder, write_file
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: folders are not locked there
-    fcntl = None  # type: ignore[assignment]
 
 MANIFEST, MODEL, STATE = "manifest.json", "model.zip", "state.pkl.z"
 MEMORY = "memory"  # folder of the chunks
@@ -168,29 +163,6 @@ class CheckpointFolder:
         # first what makes it a checkpoint: removing the rest may be interrupted
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """
-        Keeps other runs out of the folder. The system releases the lock when the process ends, however it ends.
-
-        :raises RuntimeError: if another run has the folder
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    file.seek(0)
-                    raise RuntimeError(
-                        f"{self.path} is in use by another run (process {file.read() or 'unknown'}): stop that one first, "
-                        "or choose another folder."
-                    ) from error
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-            yield
 
 
 def _crc32(content: Any) -> int:

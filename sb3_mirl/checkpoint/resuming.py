@@ -13,6 +13,7 @@ from sb3_mirl.checkpoint.files import CheckpointError
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, CheckpointFolder
 from sb3_mirl.checkpoint.memory import load_memory
 from sb3_mirl.checkpoint.states import Run, set_state
+from sb3_mirl.claim import claimed
 from sb3_mirl.soft_dqn import SoftDQN
 
 
@@ -38,13 +39,13 @@ def resume(folder: str | os.PathLike[str], env: GymEnv | str, device: th.device 
     :param kwargs: attributes of the model to change, as in SB3's ``load``
     :return: the model, of the class that it had
     :raises CheckpointError: if there is no checkpoint without damage, naming the files
-    :raises RuntimeError: if the run is still going on
+    :raises FolderInUse: if the run is still going on
     :raises ValueError: if the environment does not fit
     """
     root = CheckpointFolder(folder)
     if not root.paths():
         raise CheckpointError(f"There is no checkpoint in {root.path}.")
-    with root.lock():
+    with claimed(root.path):
         checkpoint = root.newest()
         state = pickle.loads(zlib.decompress((checkpoint.path / STATE).read_bytes()))
         env = maybe_make_env(env, 0)

@@ -14,8 +14,8 @@ from typing import Any
 import torch as th
 from tqdm import tqdm
 
+from sb3_mirl.claim import FolderInUse
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, is_done, run_cell
-from sb3_mirl.experiments.claim import FolderInUse
 
 POLL_SECONDS = 0.5
 _steps: Any = None  # in a worker: the queue of (environment steps) to the parent

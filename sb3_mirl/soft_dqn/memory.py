@@ -1,20 +1,18 @@
 """Which replay buffer a model gets where its user has not chosen one."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_mirl.replay import FrameReplayBuffer
 
-if TYPE_CHECKING:
-    from sb3_mirl.soft_dqn.soft_dqn import SoftDQN
 
-
-def make_replay_buffer(model: "SoftDQN") -> ReplayBuffer:
+def make_replay_buffer(model: DQN) -> ReplayBuffer:
     """
     The replay buffer of ``model``: the class it was given, else one that stores every frame once where observations
     are stacks of frames, else SB3's choice.
@@ -52,7 +50,7 @@ def end_trajectory(buffer: ReplayBuffer | None) -> None:
         buffer.timeouts[newest] = np.maximum(buffer.timeouts[newest], 1 - buffer.dones[newest])
 
 
-def _choose(model: "SoftDQN") -> tuple[type[ReplayBuffer], dict[str, Any]]:
+def _choose(model: DQN) -> tuple[type[ReplayBuffer], dict[str, Any]]:
     kwargs: dict[str, Any] = dict(n_steps=model.n_steps, gamma=model.gamma) if model.n_steps > 1 else {}
     frame_stack = FrameReplayBuffer.frame_stack_of(model.env, model.observation_space)
     if frame_stack is not None and not model.optimize_memory_usage:
@@ -62,7 +60,7 @@ def _choose(model: "SoftDQN") -> tuple[type[ReplayBuffer], dict[str, Any]]:
     return (NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer), kwargs
 
 
-def _storage_device(model: "SoftDQN", frame_stack: int) -> th.device:
+def _storage_device(model: DQN, frame_stack: int) -> th.device:
     """The model's device where a full memory leaves a quarter of its free space, else the host."""
     if model.device.type != "cuda":
         return th.device("cpu")
