@@ -1,5 +1,6 @@
 """
-Trains MIRL on an Atari game, saves and reloads it, evaluates it, and draws the course of the prior and of beta.
+Trains MIRL on an Atari game, saves and reloads it, evaluates it, and draws the course of the prior and of beta. Stopped or
+killed, it goes on where it was by the same command.
 
     python examples/quickstart.py [--game Breakout] [--timesteps 45000] [--out results/demo/breakout]
 
@@ -7,6 +8,7 @@ The hyperparameters are scaled to minutes on two cores; the paper's own are the 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_mirl import MIRL
+from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.claim import claimed
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.plots import plot_prior_history
@@ -48,10 +50,17 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     env = AtariVecEnv(args.game, n_envs=args.n_envs, seed=args.seed)
-    model = MIRL("CnnPolicy", env, seed=args.seed, tensorboard_log=str(args.out / "tensorboard"), **SCALED_TO_MINUTES)
+    checkpoint = ResumableCheckpoint(args.out / "checkpoints", save_freq=10_000)
+    if list((args.out / "checkpoints").glob("checkpoint_*")):
+        model = resume(args.out / "checkpoints", env)
+        print(f"Resuming {args.out} at step {model.num_timesteps}; remove this folder to begin anew")
+    else:
+        model = MIRL("CnnPolicy", env, seed=args.seed, tensorboard_log=str(args.out / "tensorboard"), **SCALED_TO_MINUTES)
     print(f"Training MIRL on {args.game}: {args.timesteps} environment steps on {model.device}", flush=True)
-    model.learn(args.timesteps, progress_bar=True)
+    model.learn(args.timesteps, callback=checkpoint, progress_bar=True)
     env.close()
+    if checkpoint.interrupted:
+        sys.exit("Stopped: the same command goes on.")
 
     model.save(args.out / "model")
     assert model.prior_callback is not None
