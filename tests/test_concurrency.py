@@ -1,6 +1,5 @@
 """Several processes in one folder, and what environments leave behind in the system."""
 
-import gc
 import multiprocessing
 import os
 import queue
@@ -14,12 +13,10 @@ import psutil
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_mirl import MIRL
 from sb3_mirl.claim import FolderInUse, claimed
 from sb3_mirl.experiments import cell as cells
 from sb3_mirl.experiments import runner
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, run_cell
-from tests.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = Cell("game", "mirl", 0)
@@ -125,29 +122,42 @@ class Fails(BaseCallback):
         return True
 
 
+THREADS = """
+import gc, os
+import pytest
+from sb3_mirl import MIRL
+from sb3_mirl.envs import AtariVecEnv
+from tests.conftest import SMALL
+from tests.test_concurrency import Fails
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def fail():
+    model = MIRL("CnnPolicy", AtariVecEnv("Pong", 4, num_threads=2), **{**SMALL, "policy_kwargs": None})
+    assert threads() == before + 2
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model.learn(1000, callback=Fails())
+
+before = threads()
+env = AtariVecEnv("Pong", 4, num_threads=2)
+env.reset()
+assert threads() == before + 2
+del env
+assert threads() == before, "after del"
+fail()
+gc.collect()
+assert threads() == before, "after an exception"
+"""
+
+
 @on_linux
 @pytest.mark.atari
 def test_atari_threads_end_with_their_environment() -> None:
-    from sb3_mirl.envs import AtariVecEnv
-
-    def threads() -> int:
-        return len(os.listdir("/proc/self/task"))
-
-    def fail() -> None:
-        model = MIRL("CnnPolicy", AtariVecEnv("Pong", 4, num_threads=2), **{**SMALL, "policy_kwargs": None})
-        assert threads() == before + 2
-        with pytest.raises(RuntimeError, match="on purpose"):
-            model.learn(1000, callback=Fails())
-
-    before = threads()
-    env = AtariVecEnv("Pong", 4, num_threads=2)
-    env.reset()
-    assert threads() == before + 2
-    del env
-    assert threads() == before
-    fail()
-    gc.collect()
-    assert threads() == before
+    # one thread each for what else may start some, and a process of its own: other tests' threads end when they like
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run([sys.executable, "-c", THREADS], cwd=ROOT, env=environment, text=True, capture_output=True)
+    assert process.returncode == 0, process.stderr
 
 
 WORKERS = """
