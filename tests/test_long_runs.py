@@ -23,7 +23,7 @@ from tests.conftest import ScriptedEnv
 
 
 class MemoryCallback(BaseCallback):
-    """Bytes that Python and NumPy hold, and the number of tensors, at two environment steps."""
+    """Bytes that Python and NumPy hold, and the number of tensors, at some environment steps."""
 
     def __init__(self, *steps: int) -> None:
         super().__init__()
@@ -41,18 +41,19 @@ class MemoryCallback(BaseCallback):
 
 
 def test_memory_is_flat_once_the_buffers_are_full(small: dict[str, Any], tmp_path: Path) -> None:
-    memory = MemoryCallback(4_000, 12_000)
+    memory = MemoryCallback(4_000, 8_000, 12_000, 16_000)
     # not Monitor, which keeps return, length and time of every episode
     env = VecMonitor(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 4))
     model = MIRL("MlpPolicy", env, train_freq=4, tensorboard_log=str(tmp_path), **small)
     prior = PriorCallback(max_points=100)
     tracemalloc.start()
     try:
-        model.learn(12_000, callback=[memory, prior])
+        model.learn(16_000, callback=[memory, prior])
     finally:
         tracemalloc.stop()
-    assert memory.bytes[1] - memory.bytes[0] < 40_000, "2000 calls of step left more than 20 bytes each"
-    assert memory.tensors[1] - memory.tensors[0] <= 100, "more than the history's"
+    # the least of three: a leak is in all of them, and a thread of an earlier test may still be busy in one
+    assert min(np.diff(memory.bytes)) < 20_000, "1000 calls of step left more than 20 bytes each"
+    assert min(np.diff(memory.tensors)) <= 50, "more than the history's"
     assert len(prior.history["timesteps"]) <= 100 and len(model.ep_info_buffer or ()) == 100
 
 
