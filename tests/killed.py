@@ -41,5 +41,5 @@ def train(folder: Path, total: int = 10**9, save_freq: int = 8, pause: float = 0
 
 
 if __name__ == "__main__":
-    model, checkpoint = train(Path(sys.argv[1]), save_freq=10**6, pause=0.02)
+    model, checkpoint = train(Path(sys.argv[1]), save_freq=int(sys.argv[2]), pause=float(sys.argv[3]))
     print(f"interrupted={checkpoint.interrupted} steps={model.num_timesteps}")

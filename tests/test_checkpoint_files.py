@@ -5,7 +5,6 @@ import os
 import subprocess
 import warnings
 from collections.abc import Iterator
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from sb3_mirl.checkpoint import CheckpointError, folder
 from sb3_mirl.claim import FolderInUse
 from tests.conftest import SMALL, ScriptedEnv
 from tests.interrupted import assert_same
-from tests.killed import STARTED, train
+from tests.killed import STARTED
+from tests.test_checkpoint_kills import COMMAND, ENVIRONMENT, ROOT
 
 
 def new_model() -> MIRL:
@@ -141,24 +141,23 @@ class TestOneRunPerFolder:
     @pytest.fixture
     def other(self, tmp_path: Path) -> Iterator[Any]:
         """A run that is going on in another process."""
-        process = get_context("fork").Process(target=train, args=(tmp_path,), kwargs=dict(pause=0.02))
-        process.start()
+        process = subprocess.Popen([*COMMAND, str(tmp_path), "8", "0.02"], cwd=ROOT, env=ENVIRONMENT)
         while not (tmp_path / STARTED).exists():
-            assert process.is_alive()
+            assert process.poll() is None
         yield process
         process.kill()
-        process.join()
+        process.wait()
 
     def test_two_processes(self, other: Any, tmp_path: Path) -> None:
         model = new_model()
         with pytest.raises(FolderInUse, match="Another process is writing to"):
             model.learn(100, callback=ResumableCheckpoint(tmp_path))
         while not list(tmp_path.glob("checkpoint_*")):
-            assert other.is_alive()
+            assert other.poll() is None
         with pytest.raises(FolderInUse, match="wait for it, or choose another folder"):
             resume(tmp_path, ScriptedEnv())
         other.kill()
-        other.join()
+        other.wait()
         assert resume(tmp_path, ScriptedEnv()).num_timesteps >= 8
 
     def test_a_new_run_does_not_take_the_place_of_an_old_one(self, saved: Path) -> None:

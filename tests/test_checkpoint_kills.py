@@ -16,6 +16,9 @@ from tests.killed import STARTED, train
 N_KILLS = int(os.environ.get("SB3_MIRL_KILLS", "20"))
 # a fork of this process has everything imported
 CONTEXT = multiprocessing.get_context("fork")
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, "-m", "tests.killed"]
 
 
 def wait_for(path: Path, process: "multiprocessing.process.BaseProcess | subprocess.Popen[str]") -> None:
@@ -30,15 +33,25 @@ def wait_for(path: Path, process: "multiprocessing.process.BaseProcess | subproc
 
 def test_a_killed_run_can_always_be_resumed(tmp_path: Path) -> None:
     """SIGKILL at random moments of a run that saves all the time; the next process goes on where the last one came to."""
+    # forks are safe in a process without the threads of other tests
+    code = f"from tests.test_checkpoint_kills import *; kill_and_resume(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+
+
+def kill_and_resume(tmp_path: Path) -> None:
     draw = random.Random(0)
     train(tmp_path, total=100)  # torch imports more at the first update
     steps, cut_short = 100, 0
-    for _ in range(N_KILLS):
+    for n in range(N_KILLS):
         (tmp_path / STARTED).unlink()
         process = CONTEXT.Process(target=train, args=(tmp_path,))
         process.start()
         wait_for(tmp_path / STARTED, process)
         time.sleep(draw.uniform(0, 0.3))
+        while n % 2 and not (tmp_path / "partial").exists():
+            assert process.is_alive()
         process.kill()
         process.join(30)
         assert process.exitcode == -signal.SIGKILL
@@ -52,9 +65,10 @@ def test_a_killed_run_can_always_be_resumed(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_training_with_a_checkpoint(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.killed", str(tmp_path)]
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, str(tmp_path), "1000000", "0.02"], cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     wait_for(tmp_path / STARTED, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -65,19 +79,16 @@ def test_ctrl_c_ends_the_training_with_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_sigterm_does_the_same_and_the_second_one_acts_at_once(tmp_path: Path) -> None:
-    train(tmp_path / "warm", total=100)
-    for n_signals, pause in ((1, 0.02), (2, 30.0)):
+    for n_signals, pause in ((1, "0.02"), (2, "30")):
         folder = tmp_path / str(n_signals)
-        process = CONTEXT.Process(target=train, args=(folder,), kwargs=dict(save_freq=10**6, pause=pause))
-        process.start()
+        process = subprocess.Popen([*COMMAND, str(folder), "1000000", pause], cwd=ROOT, env=ENVIRONMENT, text=True)
         wait_for(folder / STARTED, process)
         process.terminate()
         if n_signals == 2:
             time.sleep(0.3)
-            assert process.is_alive()
+            assert process.poll() is None
             process.terminate()
-        process.join(20)
-        assert process.exitcode == (0 if n_signals == 1 else -signal.SIGTERM)
+        assert process.wait(20) == (0 if n_signals == 1 else -signal.SIGTERM)
     assert resume(tmp_path / "1", ScriptedEnv()).num_timesteps > 0
 
 
