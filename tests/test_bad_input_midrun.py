@@ -181,19 +181,18 @@ def test_first_observation(value: float) -> None:
         make_model(MIRL, DummyVecEnv([BadReset])).learn(10)
 
 
-def test_observations_of_another_shape_from_worker_processes() -> None:
-    env = SubprocVecEnv([partial(Faulty, lambda o, r: (o[:3], r))], start_method="fork")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o, r: (o[:3], r), rf"observation at step {BAD} has the shape \(1, 3\), its space \(4,\)"),
+        (lambda o, r: (o, np.array([r])), rf"rewards at step {BAD} have the shape \(1, 1\) and not \(1,\)"),
+    ],
+    ids=["observation", "reward"],
+)
+def test_another_shape_from_worker_processes(change: Callable[[Any, Any], Any], message: str) -> None:
+    env = SubprocVecEnv([partial(Faulty, change)], start_method="fork")
     model = make_model(MIRL, env)
-    with pytest.raises(ValueError, match=rf"observation at step {BAD} has the shape \(1, 3\), its space \(4,\)"):
-        model.learn(1000)
-    env.close()
-    assert model.replay_buffer is not None and model.replay_buffer.size() == BAD - 1
-
-
-def test_rewards_of_another_shape_from_worker_processes() -> None:
-    env = SubprocVecEnv([partial(Faulty, lambda o, r: (o, np.array([r])))], start_method="fork")
-    model = make_model(MIRL, env)
-    with pytest.raises(ValueError, match=rf"rewards at step {BAD} have the shape \(1, 1\) and not \(1,\)"):
+    with pytest.raises(ValueError, match=message):
         model.learn(1000)
     env.close()
     assert model.replay_buffer is not None and model.replay_buffer.size() == BAD - 1
