@@ -1,5 +1,8 @@
 """The fast paths against the plain one: overlapped, captured in a CUDA graph, in bfloat16, on images."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.dqn.policies import QNetwork
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.replay import FrameReplayBuffer
@@ -137,3 +141,44 @@ def test_model_from_cuda_loads_on_the_cpu(tmp_path: Any) -> None:
     assert loaded.beta == model.beta
     np.testing.assert_array_equal(loaded.prior, model.prior)
     loaded.learn(80)
+
+
+CHURN = """
+import resource, sys
+import torch as th
+from sb3_mirl.soft_dqn.allocator import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit("no glibc")
+def churn():
+    [th.ones(1_000_000) for _ in range(8)]
+for _ in range(5):
+    churn()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    churn()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(mode: str) -> int:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    run = subprocess.run([sys.executable, "-c", CHURN, mode], env=clean, capture_output=True, text=True)
+    if "no glibc" in run.stderr:
+        pytest.skip("this C library has no mallopt")
+    return int(run.stdout)
+
+
+def test_freed_memory_is_kept() -> None:
+    """32 MB of 4 kB pages, 20 times."""
+    assert page_faults("default") > 10_000
+    assert page_faults("keep") < 1_000
+
+
+def test_images_are_prepared_as_in_sb3() -> None:
+    model = image_model()
+    images = th.randint(0, 256, (5, 4, 36, 36), dtype=th.uint8)
+    plain = QNetwork.extract_features(model.q_net, images, model.q_net.features_extractor)
+    assert th.equal(model.q_net.extract_features(images, model.q_net.features_extractor), plain)
+    scaled = images.float()
+    model.q_net.extract_features(scaled, model.q_net.features_extractor)
+    assert th.equal(scaled, images.float()), "the caller's images were changed"

@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn import policies as dqn
 
 from sb3_mirl.maths import action_scores, uniform_log_prior
+from sb3_mirl.soft_dqn.networks import SoftQNetwork
 
 ADAM = {"eps": 1.5e-4}
 """Arguments of Adam that differ from torch's."""
@@ -26,7 +27,8 @@ class SoftQPolicy(dqn.DQNPolicy):
     log_prior: th.Tensor  # (A,) log rho(a), float64: float32 loses an action after 103 e-folds
     beta: th.Tensor  # scalar, inverse temperature
     action_counts: th.Tensor  # (A,) executed actions, for marginal exploration
-    channels_last = False  # memory layout of the convolutions' weights
+    q_net: SoftQNetwork
+    q_net_target: SoftQNetwork
 
     def _build(self, lr_schedule: Schedule) -> None:
         if issubclass(self.optimizer_class, th.optim.Adam):
@@ -37,11 +39,18 @@ class SoftQPolicy(dqn.DQNPolicy):
         self.register_buffer("beta", th.ones((), dtype=th.float64))
         self.register_buffer("action_counts", th.zeros(n_actions, dtype=th.float64))
 
-    def use_channels_last(self) -> None:
-        """Lays out the convolutions' weights as the CPU's kernels want them; values and saved files are the same."""
-        self.channels_last = any(p.dim() == 4 for p in self.parameters())
-        if self.channels_last:
-            self.to(memory_format=th.channels_last)  # type: ignore[call-overload]
+    def make_q_net(self) -> SoftQNetwork:
+        """As in SB3."""
+        return SoftQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
+
+    def use_channels_last(self, first: bool) -> None:
+        """
+        See :meth:`SoftQNetwork.use_channels_last`.
+
+        :param first: the first convolution too
+        """
+        self.q_net.use_channels_last(first)
+        self.q_net_target.use_channels_last(first)
 
     def adopt_optimizer_state(self) -> None:
         """

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, Trai
 from sb3_mirl.maths import linear_beta
 from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn import checks, memory
+from sb3_mirl.soft_dqn.allocator import keep_freed_memory
 from sb3_mirl.soft_dqn.updating import UpdatingDQN
 from sb3_mirl.soft_dqn.workers import watched
 
@@ -157,6 +158,8 @@ class RunningDQN(UpdatingDQN):
                 warnings.warn(f"Nothing is left to do: {self.num_timesteps} of {total_timesteps} steps in all are done.")
             total_timesteps, reset_num_timesteps = max(total_timesteps - self.num_timesteps, 0), False
         self._overlap = self._overlaps_updates()
+        if self.update_path == "fast" and self.device.type == "cpu":
+            keep_freed_memory()
         try:
             with self._while_learning, watched(self.env, lambda: self.num_timesteps):
                 super().learn(

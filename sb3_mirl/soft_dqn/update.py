@@ -75,9 +75,9 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
     """Transitions as the replay buffer gives them, with the target network evaluated at s'."""
     discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
     with _autocast(data.rewards, rule):
-        next_q = policy.q_net_target(_like_weights(data.next_observations, policy))
+        next_q = policy.q_net_target(data.next_observations)
     return Minibatch(
-        observations=_like_weights(data.observations, policy),
+        observations=data.observations,
         actions=data.actions.long(),
         rewards=data.rewards.squeeze(1),
         discounts=discounts * (1 - data.dones.squeeze(1)),
@@ -160,13 +160,6 @@ def _concatenate(column: tuple[Any, ...]) -> Any:
 
 def _autocast(like: th.Tensor, rule: UpdateRule) -> th.autocast:
     return th.autocast(like.device.type, th.bfloat16, enabled=rule.bfloat16)
-
-
-def _like_weights(observations: PyTorchObs, policy: SoftQPolicy) -> PyTorchObs:
-    """Images in the memory layout of the convolutions' weights, cheapest to change while they are uint8."""
-    if policy.channels_last and isinstance(observations, th.Tensor) and observations.dim() == 4:
-        return observations.contiguous(memory_format=th.channels_last)
-    return observations
 
 
 def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
