@@ -3,8 +3,9 @@ Environment steps per second of training, side by side with SB3's DQN: same game
 
     python examples/benchmark_throughput.py [--device auto] [--seconds 30] [--rounds 3] [--scaling] [--memory]
 
-The peers take turns, ``rounds`` times; the table gives medians, their ratio to SB3's DQN as installed (1 environment)
-and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up is not counted.
+The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
+installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
+is not counted.
 ``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
 buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
 """
@@ -15,8 +16,10 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -42,6 +45,7 @@ from sb3_mirl.replay import FrameReplayBuffer
 
 WARM_UP = 1_000  # environment steps before the first update, and as many again before the clock starts
 BUFFER = 50_000
+T = TypeVar("T")
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
 
@@ -96,13 +100,29 @@ def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm
     }
 
 
-def measure(make: Callable[[], OffPolicyAlgorithm], seconds: float) -> dict[str, float]:
-    model, clock = make(), Clock(seconds)
+def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
+    """In a fresh process: what one peer does to the process (torch's threads, the allocator) must not help another."""
+    return in_fresh_process(train_for, args, peer, seconds)
+
+
+def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
+    use_all_cores(args)
+    model, clock = peers(args)[peer](), Clock(seconds)
     model.learn(10**9, callback=clock)
     result = clock.result()
     assert model.env is not None
     model.env.close()
     return result
+
+
+def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def use_all_cores(args: argparse.Namespace) -> None:
+    if args.device == "cpu":
+        th.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def environments_alone(game: str, n_envs: int, seconds: float) -> float:
@@ -118,11 +138,11 @@ def environments_alone(game: str, n_envs: int, seconds: float) -> float:
 
 
 def throughput(args: argparse.Namespace) -> pd.DataFrame:
-    chosen = {name: make for name, make in peers(args).items() if not args.only or any(part in name for part in args.only)}
+    chosen = [name for name in peers(args) if not args.only or any(part in name for part in args.only)]
     rows = []
     for round_ in range(args.rounds):
-        for name, make in chosen.items():
-            rows.append(dict(peer=name, round=round_, **measure(make, args.seconds)))
+        for name in chosen:
+            rows.append(dict(peer=name, round=round_, **measure(args, name, args.seconds)))
             print(f"  round {round_ + 1}/{args.rounds}  {name:34s} {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
     return pd.DataFrame(rows)
 
@@ -140,13 +160,14 @@ def summary(raw: pd.DataFrame) -> pd.DataFrame:
 def scaling(args: argparse.Namespace) -> pd.DataFrame:
     rows = []
     for n_envs in (1, 2, 4, 8, 16, 32, 64, 128):
-        make = peers(argparse.Namespace(**{**vars(args), "n_envs": n_envs}))["ours MIRL, fast"]
-        alone = environments_alone(args.game, n_envs, args.seconds / 3)
-        rows.append(dict(vary="environments", value=n_envs, environments_alone=alone, **measure(make, args.seconds / 3)))
+        varied = argparse.Namespace(**{**vars(args), "n_envs": n_envs})
+        alone = in_fresh_process(environments_alone, args.game, n_envs, args.seconds / 3)
+        rate = measure(varied, "ours MIRL, fast", args.seconds / 3)
+        rows.append(dict(vary="environments", value=n_envs, environments_alone=alone, **rate))
         print(f"  {n_envs:4d} environments {rows[-1]['steps_per_s']:9.0f} env steps/s, alone {alone:9.0f}", flush=True)
     for batch_size in (16, 32, 64, 128, 256, 512):
-        make = peers(argparse.Namespace(**{**vars(args), "batch_size": batch_size}))["ours MIRL, fast"]
-        rows.append(dict(vary="batch size", value=batch_size, **measure(make, args.seconds / 3)))
+        varied = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
+        rows.append(dict(vary="batch size", value=batch_size, **measure(varied, "ours MIRL, fast", args.seconds / 3)))
         print(f"  batch of {batch_size:4d}    {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
     return pd.DataFrame(rows)
 
@@ -216,8 +237,6 @@ def main() -> None:
     device = th.device("cuda" if args.device == "auto" and th.cuda.is_available() else args.device.replace("auto", "cpu"))
     args.device, args.n_envs = device.type, args.n_envs or (64 if device.type == "cuda" else 8)
     args.out.mkdir(parents=True, exist_ok=True)
-    if device.type == "cpu":
-        th.set_num_threads(len(os.sched_getaffinity(0)))
 
     title = f"{args.game}, batch {args.batch_size}, {machine(device)}"
     print(f"Training throughput: {title}, torch {th.__version__}", flush=True)
@@ -231,7 +250,7 @@ def main() -> None:
         scale.to_csv(args.out / "scaling.csv", index=False)
     draw(table, scale, title).savefig(args.out / "throughput.png", dpi=130)
     if args.memory:
-        used = memory(args.device)
+        used = in_fresh_process(memory, args.device)
         used.to_csv(args.out / "memory.csv", index=False)
         print(used.round(2).to_string(index=False))
     print(f"Tables and figure in {args.out}")

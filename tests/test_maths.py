@@ -138,6 +138,27 @@ def test_mutual_information() -> None:
     assert maths.mutual_information(with_zeros).item() == pytest.approx(math.log(2))
 
 
+def test_kkt_gap() -> None:
+    log_probs = th.randn(50, 3).double().log_softmax(-1)
+    marginal = log_probs.exp().mean(0)
+    assert maths.kkt_gap(log_probs, marginal.log()).item() == pytest.approx(0, abs=1e-12)
+    skewed = th.tensor([0.2, 0.3, 0.5])
+    expected = max((marginal / skewed).tolist()) - 1
+    assert maths.kkt_gap(log_probs, skewed.log()).item() == pytest.approx(expected, rel=1e-6) and expected > 0
+    always_first = th.tensor([[0.0, -math.inf]])
+    assert maths.kkt_gap(always_first, always_first[0]).item() == 0, "an excluded action that is never wanted does not count"
+    assert maths.kkt_gap(always_first, always_first[0].flip(0)).item() == math.inf
+
+
+def test_the_prior_ends_where_the_kkt_gap_closes() -> None:
+    """Eq. (11) with policies that do not follow the prior: its fixed point is their mean."""
+    log_probs, prior = th.randn(20, 4).double().log_softmax(-1), th.full((4,), 0.25, dtype=th.float64)
+    before = maths.kkt_gap(log_probs, prior.log())
+    for _ in range(4000):
+        prior = maths.update_prior(prior, log_probs.exp(), 1e-4)
+    assert before > 0.05 and maths.kkt_gap(log_probs, prior.log()) < 0.002
+
+
 def test_kl_to_prior_outside_the_support_is_infinite() -> None:
     log_prior = th.tensor([0.0, -math.inf])
     assert maths.kl_to_prior(th.tensor([[0.0, -math.inf], [-0.7, -0.7]]), log_prior).tolist() == [0, math.inf]
@@ -194,6 +215,7 @@ Q, LOG_PRIOR = th.zeros(2, 3), th.zeros(3)
         (lambda: maths.soft_value(Q, LOG_PRIOR, th.ones(2)), r"0-d tensor, got shape \(2,\)"),
         (lambda: maths.soft_q_target(th.zeros(2, 1), th.zeros(2), Q, LOG_PRIOR, 1.0), r"reward \(2, 1\)"),
         (lambda: maths.mutual_information(th.zeros(3)), r"\(B, A\)"),
+        (lambda: maths.kkt_gap(Q, th.zeros(2)), r"\(2, 3\) and \(2,\)"),
         (lambda: maths.kl_to_prior(Q, th.zeros(2)), "log_probs"),
         (lambda: maths.update_prior(LOG_PRIOR, Q, 1.5), "got 1.5"),
         (lambda: maths.update_prior(LOG_PRIOR, th.zeros(2, 4), 0.5), r"\(3,\) and \(2, 4\)"),

@@ -21,7 +21,7 @@ SHARED_TAGS = {
     "train/beta",
     "train/beta_max_q",
 }
-PRIOR_TAGS = {"prior/NOOP", "prior/FIRE", "prior/RIGHT", "prior/entropy", "prior/mutual_information"}
+PRIOR_TAGS = {"prior/NOOP", "prior/FIRE", "prior/RIGHT", "prior/entropy", "prior/mutual_information", "prior/kkt_gap"}
 
 
 def read(folder: Any) -> EventAccumulator:
@@ -52,7 +52,7 @@ def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: 
     assert all(f"prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
 
 
-def test_mutual_information_is_that_of_the_recent_states(small: dict[str, Any]) -> None:
+def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: dict[str, Any]) -> None:
     callback = PriorCallback(window=50)
     seen: list[np.ndarray] = []
     model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 3), prior_lr=0.01, beta_init=3.0, **small)
@@ -69,6 +69,7 @@ def test_mutual_information_is_that_of_the_recent_states(small: dict[str, Any]) 
     recent = np.array(seen[-50:])
     expected = (recent * np.log(recent / recent.mean(0))).sum(1).mean()
     assert callback.mutual_information() == pytest.approx(expected, rel=1e-6) and expected > 1e-6
+    assert callback.kkt_gap() == pytest.approx((recent.mean(0) / model.prior).max() - 1, rel=1e-6)
 
 
 def test_history_is_bounded_and_keeps_the_whole_course(small: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ Equation numbers refer to Grau-Moya, Leibfried & Vrancx, "Soft Q-Learning with M
 Regularization", ICLR 2019, unless another paper is named.
 """
 
-from sb3_mirl.maths.prior import floored_log_prior, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.prior import floored_log_prior, kkt_gap, mixed_with_uniform, uniform_log_prior, update_prior
 from sb3_mirl.maths.soft import (
     action_scores,
     boltzmann_log_probs,
@@ -32,6 +32,7 @@ __all__ = [
     "entropy_bonus",
     "floored_log_prior",
     "inverse_loss_beta",
+    "kkt_gap",
     "kl_to_prior",
     "linear_beta",
     "mixed_with_uniform",

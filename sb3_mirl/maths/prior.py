@@ -81,6 +81,26 @@ def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
     return mixed_with_uniform(prior, weight).log()
 
 
+def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
+    """
+    max_a c(a) - 1 with c(a) = E_s[pi(a|s)] / rho(a), over the given states: how far rho is from a fixed point of Eq. (11).
+
+    The Karush-Kuhn-Tucker conditions of the prior's optimality are c(a) = 1 on its support and c(a) <= 1 elsewhere.
+    As sum_a rho(a) c(a) = 1, they hold exactly where this is 0; else the policy wants some action oftener than rho says.
+
+    :param log_probs: (B, A) log pi(a|s) of B states, weighted equally
+    :param log_prior: (A,) log rho(a)
+    :return: scalar, >= 0 up to rounding; inf where the policy takes an action that the prior excludes
+    :raises ValueError: if the shapes do not match
+    """
+    if log_probs.dim() != 2 or log_prior.shape != log_probs.shape[1:]:
+        raise ValueError(
+            f"log_probs must be (B, A) and log_prior (A,), got {tuple(log_probs.shape)} and {tuple(log_prior.shape)}."
+        )
+    marginal = log_probs.double().exp().mean(0)
+    return th.where(marginal > 0, marginal / log_prior.double().exp(), 0.0).amax() - 1
+
+
 def _check_distribution(name: str, probs: th.Tensor) -> None:
     """On average over the leading axes: the sum is all that it costs. An accelerator is not waited for."""
     if probs.device.type != "cpu":

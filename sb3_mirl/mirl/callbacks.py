@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from sb3_mirl.files import write_whole
-from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, mutual_information, update_prior
+from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, kkt_gap, mutual_information, update_prior
 from sb3_mirl.ranges import check_range
 
 if TYPE_CHECKING:
@@ -139,6 +139,12 @@ class PriorCallback(BaseCallback):
             return float("nan")
         return mutual_information(self._recent[: self._n_folded]).item()
 
+    def kkt_gap(self) -> float:
+        """max_a E_s[pi(a|s)] / rho(a) - 1 over the most recent states, NaN before the first: 0 at a fixed point of rho."""
+        if self._recent is None:
+            return float("nan")
+        return kkt_gap(self._recent[: self._n_folded], self._mirl.policy.log_prior).item()
+
     def _record(self) -> None:
         model = self._mirl
         point = (self.num_timesteps, model.prior, model.beta, model.beta_max_q, self.mutual_information())
@@ -148,10 +154,11 @@ class PriorCallback(BaseCallback):
             self._points = {call: point for call, point in self._points.items() if call % self.interval == 0}
 
     def log(self) -> None:
-        """Records ``prior/<action>``, ``prior/entropy`` (nats) and ``prior/mutual_information`` (nats)."""
+        """Records ``prior/<action>``, ``prior/entropy``, ``prior/mutual_information`` (nats) and ``prior/kkt_gap``."""
         prior = self._mirl.prior
         for name, probability in zip(self._log_names, prior, strict=True):
             self.logger.record(f"prior/{name}", float(probability), exclude="stdout")
         self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
         if self._recent is not None:
             self.logger.record("prior/mutual_information", self.mutual_information())
+            self.logger.record("prior/kkt_gap", self.kkt_gap())
