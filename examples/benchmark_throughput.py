@@ -43,25 +43,24 @@ from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.replay import FrameReplayBuffer
 
-WARM_UP = 1_000  # environment steps before the first update, and as many again before the clock starts
 BUFFER = 50_000
 T = TypeVar("T")
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
 
 class Clock(BaseCallback):
-    """Stops training after some seconds, counted from ``2 * WARM_UP`` steps on."""
+    """Stops training some seconds after an environment step."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, first: int) -> None:
         super().__init__()
-        self.seconds, self.start = seconds, 0.0
+        self.seconds, self.begin, self.start = seconds, first, 0.0
         self.first = (0, 0)
 
     def _now(self) -> tuple[int, int]:
         return self.num_timesteps, getattr(self.model, "_n_updates", 0)
 
     def _on_step(self) -> bool:
-        if not self.start and self.num_timesteps >= 2 * WARM_UP:
+        if not self.start and self.num_timesteps >= self.begin:
             self.first, self.start = self._now(), time.perf_counter()
         return not self.start or time.perf_counter() - self.start < self.seconds
 
@@ -81,7 +80,8 @@ def sb3_env(game: str, n_envs: int) -> VecEnv:
 
 
 def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
-    common: dict[str, Any] = dict(learning_starts=WARM_UP, buffer_size=BUFFER, batch_size=args.batch_size, device=args.device)
+    common: dict[str, Any] = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
+    common["device"] = args.device
     tuned = dict(train_freq=1, gradient_steps=max(args.n_envs // 4, 1), **common)
 
     def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, fl
 
 def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
     use_all_cores(args)
-    model, clock = peers(args)[peer](), Clock(seconds)
+    model, clock = peers(args)[peer](), Clock(seconds, 2 * args.warm_up)
     model.learn(10**9, callback=clock)
     result = clock.result()
     assert model.env is not None
@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=30, help="per measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=1000, help="environment steps before the first update, and after it")
     parser.add_argument("--only", nargs="*", help="peers whose name contains one of these")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--memory", action="store_true")
