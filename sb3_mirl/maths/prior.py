@@ -57,6 +57,10 @@ def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor
     if not isinstance(weight, th.Tensor) and not (isinstance(weight, Real) and 0 <= weight <= 1):
         raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight!r}.")
     _check_distribution("prior", prior)
+    return _mix(prior, weight)
+
+
+def _mix(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor:
     return (1 - weight) * prior + weight / prior.shape[-1]
 
 
@@ -78,7 +82,7 @@ def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
     # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor
     lowest = prior.min()
     weight = ((floor - lowest) / (1 / n_actions - lowest).clamp(min=1e-300)).clamp(0, 1)
-    return mixed_with_uniform(prior, weight).log()
+    return _mix(prior, weight).log()
 
 
 def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:

@@ -232,9 +232,12 @@ class SoftDQN(RunningDQN):
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
         """Replaces each of the (B,) greedy actions with probability epsilon, one coin per environment."""
         coins, draws = np.random.rand(2, len(greedy))
+        explores = coins < self.exploration_rate
+        if not explores.any():
+            return greedy
         # the last edge is 1 up to rounding, and must not be passed
         edges = np.cumsum(self._exploration_probs())[:-1]
-        return np.where(coins < self.exploration_rate, np.searchsorted(edges, draws, side="right"), greedy)
+        return np.where(explores, np.searchsorted(edges, draws, side="right"), greedy)
 
     def _exploration_probs(self) -> np.ndarray:
         """(A,) distribution of random actions."""
