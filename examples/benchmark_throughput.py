@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 from gymnasium import spaces
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -206,6 +207,10 @@ def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str) -> plt.Fig
                 axis.plot(part["value"], part["environments_alone"], "o--", color="#999999", label="environments alone")
             axis.set(xscale="log", yscale="log", xlabel=str(vary), ylabel="environment steps per second")
             axis.set_xticks(part["value"], [f"{value}" for value in part["value"]])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.legend(frameon=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
