@@ -17,6 +17,7 @@ from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from sb3_mirl.soft_dqn.policies import CnnPolicy
 from tests.conftest import ScriptedEnv
 
 cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
@@ -172,6 +173,17 @@ def test_freed_memory_is_kept() -> None:
     """32 MB of 4 kB pages, 20 times."""
     assert page_faults("default") > 10_000
     assert page_faults("keep") < 1_000
+
+
+class OwnNetworkPolicy(CnnPolicy):
+    def make_q_net(self) -> QNetwork:
+        return QNetwork(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
+
+
+def test_a_policy_may_make_another_network() -> None:
+    env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(4, 36, 36, channel_first=True)]), 4, channels_order="first")
+    model = MIRL(OwnNetworkPolicy, env, learning_starts=8, buffer_size=50, seed=0).learn(16)
+    assert type(model.q_net) is QNetwork and model._n_updates > 0
 
 
 def test_images_are_prepared_as_in_sb3() -> None:

@@ -27,8 +27,6 @@ class SoftQPolicy(dqn.DQNPolicy):
     log_prior: th.Tensor  # (A,) log rho(a), float64: float32 loses an action after 103 e-folds
     beta: th.Tensor  # scalar, inverse temperature
     action_counts: th.Tensor  # (A,) executed actions, for marginal exploration
-    q_net: SoftQNetwork
-    q_net_target: SoftQNetwork
 
     def _build(self, lr_schedule: Schedule) -> None:
         if issubclass(self.optimizer_class, th.optim.Adam):
@@ -39,18 +37,19 @@ class SoftQPolicy(dqn.DQNPolicy):
         self.register_buffer("beta", th.ones((), dtype=th.float64))
         self.register_buffer("action_counts", th.zeros(n_actions, dtype=th.float64))
 
-    def make_q_net(self) -> SoftQNetwork:
+    def make_q_net(self) -> dqn.QNetwork:
         """As in SB3."""
         return SoftQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
 
     def use_channels_last(self, first: bool) -> None:
         """
-        See :meth:`SoftQNetwork.use_channels_last`.
+        See :meth:`SoftQNetwork.use_channels_last`; networks of other classes stay as they are.
 
         :param first: the first convolution too
         """
-        self.q_net.use_channels_last(first)
-        self.q_net_target.use_channels_last(first)
+        for network in (self.q_net, self.q_net_target):
+            if isinstance(network, SoftQNetwork):
+                network.use_channels_last(first)
 
     def adopt_optimizer_state(self) -> None:
         """
