@@ -52,16 +52,16 @@ DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 class Clock(BaseCallback):
     """Stops training some seconds after an environment step."""
 
-    def __init__(self, seconds: float, first: int) -> None:
+    def __init__(self, seconds: float, after: int) -> None:
         super().__init__()
-        self.seconds, self.begin, self.start = seconds, first, 0.0
+        self.seconds, self.after, self.start = seconds, after, 0.0
         self.first = (0, 0)
 
     def _now(self) -> tuple[int, int]:
         return self.num_timesteps, getattr(self.model, "_n_updates", 0)
 
     def _on_step(self) -> bool:
-        if not self.start and self.num_timesteps >= self.begin:
+        if not self.start and self.num_timesteps >= self.after:
             self.first, self.start = self._now(), time.perf_counter()
         return not self.start or time.perf_counter() - self.start < self.seconds
 
@@ -81,8 +81,8 @@ def sb3_env(game: str, n_envs: int) -> VecEnv:
 
 
 def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
-    common: dict[str, Any] = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
-    common["device"] = args.device
+    sizes = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
+    common: dict[str, Any] = dict(sizes, device=args.device)
     tuned = dict(train_freq=1, gradient_steps=max(args.n_envs // 4, 1), **common)
 
     def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
@@ -107,7 +107,8 @@ def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, fl
 
 
 def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
-    use_all_cores(args)
+    if args.device == "cpu":
+        th.set_num_threads(len(os.sched_getaffinity(0)))
     model, clock = peers(args)[peer](), Clock(seconds, 2 * args.warm_up)
     model.learn(10**9, callback=clock)
     result = clock.result()
@@ -119,11 +120,6 @@ def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, 
 def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
-
-
-def use_all_cores(args: argparse.Namespace) -> None:
-    if args.device == "cpu":
-        th.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def environments_alone(game: str, n_envs: int, seconds: float) -> float:

@@ -154,15 +154,10 @@ def _declared_frame_stack(env: VecEnv) -> int | None:
 
 
 def _gymnasium_frame_stack(env: VecEnv) -> int | None:
-    # renamed in gymnasium 1.0
-    wrapper = getattr(gym.wrappers, "FrameStackObservation", None)
-    attribute = "stack_size"
-    if wrapper is None:
-        wrapper, attribute = getattr(gym.wrappers, "FrameStack"), "num_stack"  # noqa: B009
     try:
-        if not all(env.env_is_wrapped(wrapper)):
+        if not all(env.env_is_wrapped(gym.wrappers.FrameStackObservation)):
             return None
-        sizes = set(env.get_attr(attribute))
-    except (AttributeError, NotImplementedError):
+        sizes = set(env.get_attr("stack_size"))
+    except (AttributeError, NotImplementedError):  # a VecEnv that cannot be asked
         return None
     return sizes.pop() if len(sizes) == 1 else None
