@@ -19,7 +19,6 @@ class _Shifted(NamedTuple):
     log_rho: th.Tensor  # (A,) normalised
     best_q: th.Tensor  # (..., 1) max of q over the support of rho
     x: th.Tensor  # (..., A) beta (q - best_q), 0 outside the support
-    log_z: th.Tensor  # (...) log sum_a rho(a) exp(x(a))
     beta: th.Tensor  # scalar in [1e-100, 1e100]
 
 
@@ -37,7 +36,7 @@ def soft_value(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> t
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     s = _shift(q, log_prior, beta)
-    return (s.best_q.squeeze(-1) + s.log_z / s.beta).to(q.dtype)
+    return (s.best_q.squeeze(-1) + _log_partition(s.log_rho.exp(), s.x) / s.beta).to(q.dtype)
 
 
 def boltzmann_log_probs(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
@@ -51,7 +50,7 @@ def boltzmann_log_probs(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Ten
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
     s = _shift(q, log_prior, beta)
-    return s.log_rho + s.x - s.log_z.unsqueeze(-1)
+    return (s.log_rho + s.x).log_softmax(-1)
 
 
 def action_scores(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
@@ -68,7 +67,8 @@ def action_scores(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -
     """
     beta = _check(q, log_prior, beta)
     log_rho = log_prior.double()
-    scores = th.where(beta > 1, q.double() + log_rho / beta, beta.clamp(max=1) * q.double() + log_rho)
+    # the sum over max(beta, 1), as beta = inf needs
+    scores = beta.clamp(max=1) * q.double() + (1 / beta).clamp(max=1) * log_rho
     return scores.masked_fill(log_rho == -th.inf, -th.inf)
 
 
@@ -140,12 +140,16 @@ def _shift(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> _Shif
     rho, q = log_rho.exp(), q.double()
     best_q = q.detach().masked_fill(rho == 0, -th.inf).amax(-1, keepdim=True)
     x = beta * (th.where(rho > 0, q, best_q) - best_q)
+    return _Shifted(log_rho, best_q, x, beta)
+
+
+def _log_partition(rho: th.Tensor, x: th.Tensor) -> th.Tensor:
+    """log sum_a rho(a) exp(x(a)) for x <= 0, to full relative precision near 0 too, where soft values divide it by beta."""
     z = (rho * x.exp()).sum(-1)
     z_minus_1 = (rho * x.expm1()).sum(-1)
     # both branches are exact where they are used; the inner `where` keeps the gradient of the other one finite
     near_1 = z_minus_1 > -0.5
-    log_z = th.where(near_1, z_minus_1.where(near_1, 0.0).log1p(), z.log())
-    return _Shifted(log_rho, best_q, x, log_z, beta)
+    return th.where(near_1, z_minus_1.where(near_1, 0.0).log1p(), z.log())
 
 
 def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
