@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -159,6 +160,25 @@ def test_a_killed_run_goes_on_from_its_last_snapshot(tmp_path: Path, checkpoints
     assert np.abs(np.diff(prior, axis=0)).max() < 0.02  # goes on where it was
     model = MIRL.load(folder / "model")
     assert model.num_timesteps == 2400 and is_done(CELL, settings, tmp_path) and not (folder / "checkpoint").exists()
+    run_cell(CELL, SUITE, settings, tmp_path / "whole", "cpu", ignore)
+    whole = MIRL.load(tmp_path / "whole" / CELL.folder / "model").policy.state_dict()
+    assert all((whole[name] == value).all() for name, value in model.policy.state_dict().items())
+
+
+def test_ctrl_c_saves_a_checkpoint_first(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def interrupted_at_2000(new: int) -> None:
+        steps.append(new)
+        if sum(steps) == 2000:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(CELL, SUITE, SETTINGS, tmp_path, "cpu", interrupted_at_2000)
+    assert not is_done(CELL, SETTINGS, tmp_path)
+    steps.clear()
+    run_cell(CELL, SUITE, SETTINGS, tmp_path, "cpu", steps.append)
+    assert steps[0] >= 2000 and sum(steps) == 2400
 
 
 def test_evaluation_does_not_change_training(tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ class ResumableCheckpoint(BaseCallback):
         """Whether a signal has ended the last training."""
         return self._signals.received is not None
 
+    def exists(self) -> bool:
+        """Whether the folder has a checkpoint, to go on from by :func:`sb3_mirl.resume`."""
+        return bool(self._files.paths())
+
     def _init_callback(self) -> None:
         if not isinstance(self.model, SoftDQN):
             raise TypeError(f"ResumableCheckpoint saves SoftDQN and MIRL, not {type(self.model).__name__}.")

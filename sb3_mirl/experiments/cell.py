@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import EPSILON, N_EPISODES
+from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.claim import claimed
 from sb3_mirl.experiments.agents import AGENTS, make_agent
 from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
+from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.soft_dqn.soft_dqn import ENV_STEPS_PER_UPDATE
 
 CHECKPOINT = "checkpoint"
@@ -49,7 +50,8 @@ class Settings:
     overrides: dict[str, float] = field(default_factory=dict)
     """Hyperparameters in place of the preset's."""
     checkpoints: bool = True
-    """Keep the last snapshot with its replay memory until the run is done; without it a killed run starts again."""
+    """Keep the last snapshot with its replay memory until the run is done; without it a killed run starts again, and so
+    does one of SB3's own DQN."""
 
     def check(self) -> None:
         """
@@ -106,11 +108,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:
     """
-    Trains and evaluates one cell, from its last snapshot if it was killed. The environment's state and the random numbers
-    are not restored: a resumed run goes on with new episodes. Does nothing if the cell is done.
+    Trains and evaluates one cell; one that was killed is resumed at its last snapshot, see :func:`sb3_mirl.resume`. Does
+    nothing if the cell is done.
 
     :param report: called with the number of environment steps done since the last call
     :raises FolderInUse: if another process runs this cell
+    :raises KeyboardInterrupt: once a checkpoint is saved, if SIGINT or SIGTERM asked the training to end
     :raises ValueError: if the cell was begun with other settings
     """
     folder = out / cell.folder
@@ -123,34 +126,22 @@ def _train(cell: Cell, suite: Suite, settings: Settings, folder: Path, device: s
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     env = suite.make_env(cell.game, settings.n_envs, cell.seed, True)
     evaluation = suite.make_env(cell.game, min(EVALUATION_ENVS, settings.eval_episodes), cell.seed, False)
-    model = _begin_or_resume(cell, suite, settings, folder, env, device)
+    resumable = settings.checkpoints and issubclass(AGENTS[cell.agent][0], SoftDQN)
+    checkpoint = ResumableCheckpoint(folder / CHECKPOINT, settings.snapshot_every, keep=1)
+    if resumable and checkpoint.exists():
+        model = resume(checkpoint.folder, env, device)
+    else:
+        policy, hyperparameters = suite.hyperparameters(cell.game, settings)
+        overridden = {**hyperparameters, **settings.overrides}
+        model = make_agent(cell.agent, env, policy, overridden, seed=cell.seed, device=device)
     report(model.num_timesteps)
-    callback: BaseCallback = SnapshotCallback(folder, evaluation, settings, _save_checkpoint, report)
-    todo = settings.timesteps - model.num_timesteps
-    model.learn(todo, callback=callback, log_interval=10**9, reset_num_timesteps=False)
+    # evaluated before it is saved: a checkpoint is never ahead of the evaluations
+    callbacks: list[BaseCallback] = [SnapshotCallback(folder, evaluation, settings, report)]
+    model.learn(settings.timesteps, callback=[*callbacks, checkpoint] if resumable else callbacks, log_interval=10**9)
+    if checkpoint.interrupted:
+        raise KeyboardInterrupt
     model.save(folder / "model")
     (folder / "done").touch()
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     env.close()
     evaluation.close()
-
-
-def _begin_or_resume(cell: Cell, suite: Suite, settings: Settings, folder: Path, env: VecEnv, device: str) -> DQN:
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.exists():
-        model = AGENTS[cell.agent][0].load(checkpoint / "model", env=env, device=device)
-        model.load_replay_buffer(checkpoint / "replay")
-        return model
-    policy, hyperparameters = suite.hyperparameters(cell.game, settings)
-    return make_agent(cell.agent, env, policy, {**hyperparameters, **settings.overrides}, seed=cell.seed, device=device)
-
-
-def _save_checkpoint(model: DQN, folder: Path) -> None:
-    """A new checkpoint takes the old one's place only when it is whole."""
-    new, old = folder / "checkpoint.new", folder / CHECKPOINT
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    model.save(new / "model")
-    model.save_replay_buffer(new / "replay")
-    shutil.rmtree(old, ignore_errors=True)
-    new.rename(old)

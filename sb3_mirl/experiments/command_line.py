@@ -55,6 +55,7 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Cell]:
 
     :param args: of :func:`experiment_parser`
     :return: the cells that failed
+    :raises SystemExit: at Ctrl-C
     """
     settings = Settings(
         timesteps=args.timesteps,
@@ -67,7 +68,10 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Cell]:
         checkpoints=not args.no_checkpoints,
     )
     cells = [Cell(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
-    return run_all(cells, suite, settings, args.out, args.jobs, args.device)
+    try:
+        return run_all(cells, suite, settings, args.out, args.jobs, args.device)
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted: the same command goes on from here.") from None
 
 
 def _override(text: str) -> tuple[str, float]:

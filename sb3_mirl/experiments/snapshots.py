@@ -42,16 +42,13 @@ class SnapshotCallback(BaseCallback):
         folder: Path,
         evaluation: VecEnv,
         settings: "Settings",
-        save_checkpoint: Callable[[DQN, Path], None],
         report: Report,
     ) -> None:
         super().__init__()
-        self.folder, self.evaluation, self.settings = folder, evaluation, settings
-        self.save_checkpoint, self.report = save_checkpoint, report
+        self.folder, self.evaluation, self.settings, self.report = folder, evaluation, settings, report
 
     def _on_training_start(self) -> None:
         self._begun, self._reported = time.monotonic(), self.num_timesteps
-        self._past = _read_history(self.folder / HISTORY, self.num_timesteps)
         self._rows = _read_rows(self.folder / SNAPSHOTS, self.num_timesteps)
         self._seconds_before = self._rows[-1]["seconds"] if self._rows else 0.0
 
@@ -81,9 +78,6 @@ class SnapshotCallback(BaseCallback):
         pd.DataFrame(self._rows).to_csv(self.folder / SNAPSHOTS, index=False)
         if isinstance(model, MIRL) and model.prior_callback is not None:
             model.prior_callback.save(self.folder / HISTORY)
-            _join_history(self.folder / HISTORY, self._past)
-        if self.settings.checkpoints and self.num_timesteps < self.settings.timesteps:
-            self.save_checkpoint(model, self.folder)
 
     def _evaluate(self, model: DQN, exploration: str) -> None:
         returns, lengths = evaluate(
@@ -150,19 +144,3 @@ def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
         return []
     rows = read_table(path)
     return cast(list[dict[str, Any]], rows[rows["timesteps"] <= last].to_dict("records"))
-
-
-def _read_history(path: Path, last: int) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    data = read_history(path)
-    kept = data["timesteps"] <= last
-    return {name: values[kept] for name, values in data.items() if name != "actions"}
-
-
-def _join_history(path: Path, past: dict[str, np.ndarray]) -> None:
-    if not past:
-        return
-    new = read_history(path)
-    joined = {name: np.concatenate([values, new[name]]) for name, values in past.items() if len(new["timesteps"])}
-    np.savez_compressed(path, **cast(dict[str, Any], {**new, **(joined or past)}))
