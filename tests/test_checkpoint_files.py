@@ -179,7 +179,7 @@ class TestOneRunPerFolder:
 
 
 def test_arguments() -> None:
-    with pytest.raises(ValueError, match="save_freq >= 1 and keep >= 1, got 0 and 2"):
+    with pytest.raises(ValueError, match=r"save_freq=0 must be a number in \[1, inf\]"):
         ResumableCheckpoint("run", save_freq=0)
     with pytest.raises(TypeError, match="saves SoftDQN and MIRL, not DQN"):
         DQN("MlpPolicy", "CartPole-v1", buffer_size=10).learn(1, callback=ResumableCheckpoint("run"))

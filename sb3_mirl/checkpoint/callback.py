@@ -1,6 +1,7 @@
 """The callback that makes a run resumable."""
 
 import io
+import math
 import os
 import time
 import warnings
@@ -17,6 +18,7 @@ from sb3_mirl.checkpoint.interrupts import DeferredSignals
 from sb3_mirl.checkpoint.memory import save_memory
 from sb3_mirl.checkpoint.states import Run, get_state
 from sb3_mirl.claim import claimed
+from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn import SoftDQN
 
 
@@ -38,15 +40,15 @@ class ResumableCheckpoint(BaseCallback):
     :param save_freq: environment steps between checkpoints; there is one more when the training ends
     :param keep: number of checkpoints to keep
     :param verbose: 1 tells of each checkpoint
-    :raises ValueError: if ``save_freq`` or ``keep`` is not positive
+    :raises ValueError: if ``save_freq`` or ``keep`` is less than 1
     """
 
     model: SoftDQN
 
     def __init__(self, folder: str | os.PathLike[str], save_freq: int = 100_000, keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
-        if save_freq < 1 or keep < 1:
-            raise ValueError(f"ResumableCheckpoint needs save_freq >= 1 and keep >= 1, got {save_freq} and {keep}.")
+        check_range("save_freq", save_freq, 1, math.inf)
+        check_range("keep", keep, 1, math.inf, whole=True)
         self.folder = folder
         self.save_freq = save_freq
         self.keep = keep

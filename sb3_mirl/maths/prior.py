@@ -45,7 +45,7 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
     return (1 - lr) ** n * prior + lr * (decay @ probs)
 
 
-def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor:
+def mixed_with_uniform(prior: th.Tensor, weight: float) -> th.Tensor:
     """
     (1 - w) rho(a) + w / |A|: no action becomes rarer than w / |A| (the remedy of section 7).
 
@@ -54,7 +54,7 @@ def mixed_with_uniform(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor
     :return: (A,)
     :raises ValueError: if the weight is outside [0, 1] or ``prior`` is no distribution
     """
-    if not isinstance(weight, th.Tensor) and not (isinstance(weight, Real) and 0 <= weight <= 1):
+    if not (isinstance(weight, Real) and 0 <= weight <= 1):
         raise ValueError(f"The weight of the uniform distribution must be in [0, 1], got {weight!r}.")
     _check_distribution("prior", prior)
     return _mix(prior, weight)
