@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from sb3_mirl import plots
 from sb3_mirl.experiments import statistics
-from sb3_mirl.experiments.results import Normalise, score_arrays
+from sb3_mirl.experiments.results import Normalise, markdown, score_arrays
 
 PAPER_AGENTS = ("dqn", "sb3_dqn", "sql", "mirl")  # SB3's beside ours, where it was run
 ABLATION_AGENTS = ("dqn", "sql", "sql_m", "mirl")
@@ -103,7 +103,7 @@ def aggregates(results: Results) -> Figure | None:
     _, scores = _scores(results, plots.COLOURS)
     if not scores:
         return None
-    last = {agent: x[..., -1] for agent, x in scores.items()}
+    last = _last(scores)
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=[1, 1.3, 1])
     plots.estimate_bars(axes[0], statistics.iqm({agent: x[..., None] for agent, x in last.items()}))
     axes[0].set_title("IQM", loc="left")
@@ -117,14 +117,45 @@ def aggregates(results: Results) -> Figure | None:
     axes[1].set_title("Fraction of runs with score > τ", loc="left")
     axes[1].spines[["top", "right"]].set_visible(False)
     axes[1].legend(frameon=False, loc="upper right")
-    pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
-    if pairs:
-        plots.estimate_bars(axes[2], statistics.probability_of_improvement(last, pairs))
+    improvements = _improvements(last)
+    if improvements:
+        plots.estimate_bars(axes[2], improvements)
         axes[2].axvline(0.5, color="0.5", linewidth=0.8, linestyle=":", zorder=0)
         axes[2].set(xlim=(0, 1))
         axes[2].set_title("Probability of improvement", loc="left")
     figure.suptitle(_caption(results, scores))
     return figure
+
+
+def summary(results: Results) -> str:
+    """The numbers of :func:`aggregates` in Markdown, with their intervals."""
+    _, scores = _scores(results, plots.COLOURS)
+    if not scores:
+        return ""
+    last = _last(scores)
+    columns = {
+        f"IQM, {results.unit}": statistics.iqm({agent: x[..., None] for agent, x in last.items()}),
+        "probability that MIRL is better": {pair.split(",")[1]: e for pair, e in _improvements(last).items()},
+    }
+    cells = {name: {agent: _cell(estimates.get(agent)) for agent in last} for name, estimates in columns.items()}
+    table = pd.DataFrame(cells).rename(index=plots.LABELS).rename_axis("last snapshot")
+    return f"\n{_caption(results, scores)}\n\n{markdown(table)}"
+
+
+def _last(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {agent: x[..., -1] for agent, x in scores.items()}
+
+
+def _improvements(last: Mapping[str, np.ndarray]) -> dict[str, statistics.Estimate]:
+    pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
+    return statistics.probability_of_improvement(last, pairs) if pairs else {}
+
+
+def _cell(estimate: statistics.Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    point, low, high = (x.item() for x in estimate)
+    return f"{point:.2f}" if np.isnan(low) else f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:

@@ -47,7 +47,7 @@ def main() -> None:
     exploration = args.eval_exploration[0]
     normalise = relative_to_best(args.out, exploration)
     results = _figures.read(args.out, exploration, normalise, "% of the best agent")
-    table = final_scores(results.snapshots)
+    table = final_scores(results.snapshots) + _figures.summary(results)
     (args.out / "table.md").write_text(table)
     print(table)
     for path in _figures.draw_all(results, args.out):
@@ -79,10 +79,15 @@ def relative_to_best(out: Path, exploration: str) -> Normalise:
 
 
 def final_scores(snapshots: pd.DataFrame) -> str:
-    """The score at the last snapshot in Markdown: mean over the seeds ± half the 95 % interval (number of seeds)."""
+    """
+    The score at the last snapshot in Markdown: mean over the seeds ± half the 95 % interval (number of seeds); "training" is
+    the mean of the last 100 episodes of training.
+    """
     last = snapshots[snapshots["timesteps"] == snapshots["timesteps"].max()]
+    training = last.drop_duplicates(["game", "agent", "seed"]).assign(exploration="training")
+    training["score"] = training["training_score"]
     cells = {}
-    for (game, exploration, agent), runs in last.groupby(["game", "exploration", "agent"])["score"]:
+    for (game, exploration, agent), runs in pd.concat([last, training]).groupby(["game", "exploration", "agent"])["score"]:
         mean, low, _ = mean_interval(runs)
         half = f" ± {mean - low:.1f}" if len(runs) > 1 else ""
         cells[f"{game}, {exploration}", LABELS[agent]] = f"{mean:.1f}{half} ({len(runs)})"

@@ -83,11 +83,11 @@ def best_snapshots(snapshots: pd.DataFrame, exploration: str) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table with its index as the first column, all cells as they print."""
+    """A table with its index as the first column, all cells as they print but for TeX's dollars."""
     head = [str(table.index.name or ""), *map(str, table.columns)]
     rows = [[str(index), *map(str, row)] for index, row in zip(table.index, table.to_numpy(), strict=True)]
     lines = [head, ["---"] + ["---:"] * len(table.columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("$", "") + "\n"
 
 
 def _cell(folder: Path) -> Cell:
