@@ -103,6 +103,20 @@ def test_finished_runs_are_not_run_again(experiment: Path) -> None:
         is_done(cells[0], replace(settings, timesteps=3200), experiment)
 
 
+def test_what_the_prior_does(experiment: Path) -> None:
+    done = command("diagnose_prior.py", experiment, "--states", 80)
+    assert done.returncode == 0, done.stderr
+    assert "| rare_action, MIRL |" in done.stdout and "DQN" not in done.stdout
+    table = pd.read_csv(experiment / "prior_diagnosis.csv")
+    assert table["agent"].tolist() == ["mirl"] * 2 and table["seed"].tolist() == [0, 1]
+    for seed, row in table.set_index("seed").iterrows():
+        model = MIRL.load(experiment / f"cells/rare_action/mirl/seed_{seed}/model")
+        assert row["beta"] == pytest.approx(model.beta, rel=1e-4)
+        assert row["log rho range"] == pytest.approx(np.log(model.prior.max() / model.prior.min()), rel=1e-3)
+        assert 0 <= row["greedy changed"] <= 1 and 0 <= row["softness"] <= 1
+        assert 0 < row["beta gap"] < np.inf and row["KKT gap"] > 0
+
+
 def test_an_error_says_which_run_failed_and_the_others_go_on(tmp_path: Path) -> None:
     pytest.importorskip("minatar")
     good, bad = Cell("rare_action", "dqn", 0), Cell("no_such_game", "dqn", 0)
