@@ -2,6 +2,7 @@
 Environment steps per second of training, side by side with SB3's DQN: same game, network, batch size and replay ratio.
 
     python examples/benchmark_throughput.py [--device auto] [--seconds 30] [--rounds 3] [--scaling] [--memory]
+    python examples/benchmark_throughput.py --env-id CartPole-v1 --n-envs 1    # MlpPolicy, where environments cost nothing
 
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
 installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
@@ -36,13 +37,14 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodF
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 
 BUFFER = 50_000
 T = TypeVar("T")
@@ -73,25 +75,35 @@ class Clock(BaseCallback):
         return dict(steps_per_s=steps / elapsed, updates_per_s=updates / elapsed, steps_per_update=steps / max(updates, 1))
 
 
-def sb3_env(game: str, n_envs: int) -> VecEnv:
+def sb3_env(args: argparse.Namespace, n_envs: int) -> VecEnv:
+    if args.env_id:
+        return make_vec_env(args.env_id, n_envs, seed=0)
     gym.register_envs(ale_py)
     many_cores = len(os.sched_getaffinity(0)) >= n_envs > 1
-    envs = make_atari_env(f"{game}NoFrameskip-v4", n_envs, seed=0, vec_env_cls=SubprocVecEnv if many_cores else DummyVecEnv)
-    return VecFrameStack(envs, 4)
+    kind = SubprocVecEnv if many_cores else DummyVecEnv
+    return VecFrameStack(make_atari_env(f"{args.game}NoFrameskip-v4", n_envs, seed=0, vec_env_cls=kind), 4)
+
+
+def our_env(args: argparse.Namespace) -> VecEnv:
+    return sb3_env(args, args.n_envs) if args.env_id else AtariVecEnv(args.game, args.n_envs, seed=0)
 
 
 def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
     sizes = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
-    common: dict[str, Any] = dict(sizes, device=args.device)
-    tuned = dict(train_freq=1, gradient_steps=max(args.n_envs // 4, 1), **common)
+    # epsilon at its end, where training spends its time: SB3 does not evaluate the network for random actions
+    epsilon = dict(exploration_fraction=1e-9, exploration_final_eps=0.05)
+    common: dict[str, Any] = dict(sizes, device=args.device, **epsilon)
+    train_freq, gradient_steps = update_ratio(args.n_envs)
+    tuned = dict(train_freq=train_freq, gradient_steps=gradient_steps, **common)
+    policy = "MlpPolicy" if args.env_id else "CnnPolicy"
 
     def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
-        return lambda: cls("CnnPolicy", AtariVecEnv(args.game, args.n_envs, seed=0), **{**common, **kwargs})
+        return lambda: cls(policy, our_env(args), **{**common, **kwargs})
 
     return {
-        "SB3 DQN, 1 env (as installed)": lambda: DQN("CnnPolicy", sb3_env(args.game, 1), **common),
-        f"SB3 DQN, {args.n_envs} envs (tuned)": lambda: DQN("CnnPolicy", sb3_env(args.game, args.n_envs), **tuned),
-        f"contrib QRDQN, {args.n_envs} envs": lambda: QRDQN("CnnPolicy", sb3_env(args.game, args.n_envs), **tuned),
+        "SB3 DQN, 1 env (as installed)": lambda: DQN(policy, sb3_env(args, 1), **common),
+        f"SB3 DQN, {args.n_envs} envs (tuned)": lambda: DQN(policy, sb3_env(args, args.n_envs), **tuned),
+        f"contrib QRDQN, {args.n_envs} envs": lambda: QRDQN(policy, sb3_env(args, args.n_envs), **tuned),
         "ours DQN, eager": ours(SoftDQN, update_path="eager", **DQN_TARGET),
         "ours DQN, fast": ours(SoftDQN, **DQN_TARGET),
         "ours SoftDQN, fast": ours(SoftDQN),
@@ -226,6 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--game", default="Breakout")
+    parser.add_argument("--env-id", help="an environment of gymnasium, with MlpPolicy, in place of an Atari game")
     parser.add_argument("--n-envs", type=int, help="8 on the CPU, 64 on a GPU by default")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=30, help="per measurement")
@@ -236,11 +249,13 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results/throughput"))
     args = parser.parse_args()
+    if args.env_id and args.scaling:
+        parser.error("--scaling is about Atari games: leave out --env-id.")
     device = th.device("cuda" if args.device == "auto" and th.cuda.is_available() else args.device.replace("auto", "cpu"))
     args.device, args.n_envs = device.type, args.n_envs or (64 if device.type == "cuda" else 8)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    title = f"{args.game}, batch {args.batch_size}, {machine(device)}"
+    title = f"{args.env_id or args.game}, batch {args.batch_size}, {machine(device)}"
     print(f"Training throughput: {title}, torch {th.__version__}", flush=True)
     raw = throughput(args)
     raw.to_csv(args.out / "throughput.csv", index=False)
