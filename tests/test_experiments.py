@@ -1,5 +1,6 @@
 """Experiments through their real command lines at tiny settings; resuming; statistics with known answers."""
 
+import gc
 import inspect
 import json
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from matplotlib.text import Text
 from scipy.stats import trim_mean
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_mirl import MIRL, plots
@@ -193,6 +195,16 @@ def test_ctrl_c_saves_a_checkpoint_first(tmp_path: Path) -> None:
     steps.clear()
     run_cell(CELL, SUITE, SETTINGS, tmp_path, "cpu", steps.append)
     assert steps[0] >= 2000 and sum(steps) == 2400
+
+
+def test_a_finished_run_leaves_no_replay_memory_behind(tmp_path: Path) -> None:
+    def replay_buffers() -> int:
+        return sum(issubclass(type(thing), ReplayBuffer) for thing in gc.get_objects())
+
+    gc.collect()
+    before = replay_buffers()
+    run_cell(CELL, SUITE, replace(SETTINGS, timesteps=800), tmp_path, "cpu", ignore)
+    assert replay_buffers() == before
 
 
 def test_evaluation_does_not_change_training(tmp_path: Path) -> None:
