@@ -3,6 +3,7 @@
 import gc
 import inspect
 import json
+import queue
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_mirl import MIRL, plots
-from sb3_mirl.experiments import Cell, Settings, Suite, minatar, results, run_all, statistics
+from sb3_mirl.experiments import Cell, Settings, Suite, minatar, results, run_all, runner, statistics
 from sb3_mirl.experiments.agents import make_agent
 from sb3_mirl.experiments.cell import is_done, run_cell
 from sb3_mirl.experiments.command_line import experiment_parser
@@ -197,13 +198,14 @@ def test_ctrl_c_saves_a_checkpoint_first(tmp_path: Path) -> None:
     assert steps[0] >= 2000 and sum(steps) == 2400
 
 
-def test_a_finished_run_leaves_no_replay_memory_behind(tmp_path: Path) -> None:
+def test_a_finished_run_leaves_no_replay_memory_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def replay_buffers() -> int:
         return sum(issubclass(type(thing), ReplayBuffer) for thing in gc.get_objects())
 
     gc.collect()
     before = replay_buffers()
-    run_cell(CELL, SUITE, replace(SETTINGS, timesteps=800), tmp_path, "cpu", ignore)
+    monkeypatch.setattr(runner, "_steps", queue.Queue())
+    assert runner._run(CELL, SUITE, replace(SETTINGS, timesteps=800), tmp_path, "cpu") is None
     assert replay_buffers() == before
 
 

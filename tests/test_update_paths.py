@@ -159,14 +159,13 @@ def from_system():
     info = mallinfo2()
     return info.arena + info.hblkhd
 before = from_system()
-for _ in range(5):
-    [th.ones(1_000_000) for _ in range(8)]
+th.ones(7_500_000)
 print(from_system() - before)
 """
 
 
-def bytes_held_after_freeing_32_mb(mode: str) -> int:
-    """As malloc counts them: not every kernel counts page faults."""
+def bytes_held_after_freeing_30_mb(mode: str) -> int:
+    """As malloc counts them: not every kernel counts page faults. The first large block by default goes back at once."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run([sys.executable, "-c", HOLD, mode], env=clean, capture_output=True, text=True)
     if "no glibc" in run.stderr:
@@ -175,8 +174,8 @@ def bytes_held_after_freeing_32_mb(mode: str) -> int:
 
 
 def test_freed_memory_is_kept() -> None:
-    assert bytes_held_after_freeing_32_mb("default") < 10_000_000
-    assert bytes_held_after_freeing_32_mb("keep") > 30_000_000
+    assert bytes_held_after_freeing_30_mb("default") < 10_000_000
+    assert bytes_held_after_freeing_30_mb("keep") > 20_000_000
 
 
 class OwnNetworkPolicy(CnnPolicy):

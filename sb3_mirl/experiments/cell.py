@@ -1,6 +1,5 @@
 """One run of an experiment: an agent trained on a game with a seed, evaluated at every snapshot, resumable."""
 
-import gc
 import json
 import math
 import shutil
@@ -121,8 +120,6 @@ def run_cell(cell: Cell, suite: Suite, settings: Settings, out: Path, device: st
     with claimed(folder):
         if not is_done(cell, settings, out):
             _train(cell, suite, settings, folder, device, report)
-            # the model and its callbacks know each other: without this its replay memory stays beside the next run's
-            gc.collect()
 
 
 def _train(cell: Cell, suite: Suite, settings: Settings, folder: Path, device: str, report: Report) -> None:

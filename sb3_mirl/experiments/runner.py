@@ -1,5 +1,6 @@
 """All runs of an experiment in worker processes, with one progress bar."""
 
+import gc
 import multiprocessing
 import os
 import queue
@@ -111,3 +112,6 @@ def _run(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str) -
         error = traceback.format_exc()
         (out / cell.folder / "error.txt").write_text(error)
         return error
+    finally:
+        # the model and its callbacks know each other: without this its replay memory stays beside the next run's
+        gc.collect()
