@@ -41,6 +41,15 @@ class Results(NamedTuple):
         return [agent for agent in wanted if agent in set(self.snapshots["agent"])]
 
 
+class Final(NamedTuple):
+    """All agents at the last snapshot, with bootstrap intervals."""
+
+    scores: dict[str, np.ndarray]  # (seeds, games), normalised
+    iqm: dict[str, statistics.Estimate]
+    improvements: dict[str, statistics.Estimate]  # "mirl,<agent>": probability that a run of MIRL is better
+    caption: str
+
+
 def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing: float = 1.0) -> Results:
     """
     :param exploration: how the evaluations to be drawn explored
@@ -54,8 +63,21 @@ def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing
     return Results(snapshots, history, priors, games, exploration, normalise, unit, smoothing)
 
 
-def draw_all(results: Results, out: Path) -> list[Path]:
+def final(results: Results) -> Final | None:
+    """None where no agent has run all games with a seed. Takes some seconds."""
+    _, scores = _scores(results, plots.COLOURS)
+    if not scores:
+        return None
+    last = {agent: x[..., -1] for agent, x in scores.items()}
+    pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
+    improvements = statistics.probability_of_improvement(last, pairs) if pairs else {}
+    iqm = statistics.iqm({agent: x[..., -1:] for agent, x in scores.items()})
+    return Final(last, iqm, improvements, _caption(results, scores))
+
+
+def draw_all(results: Results, last: Final | None, out: Path) -> list[Path]:
     """
+    :param last: from :func:`final`
     :return: the files written
     """
     figures: dict[str, Callable[[Results], Figure | None]] = {
@@ -66,7 +88,7 @@ def draw_all(results: Results, out: Path) -> list[Path]:
         "figure_6_ablation_games": lambda r: game_curves(r, r.agents(("sql", "sql_m", "mirl", "mirl_u", "mirl_mix"))),
         "figure_7_beta": lambda r: histories(r, "beta", "β"),
         "figure_8_beta_max_q": lambda r: histories(r, "beta_max_q", "β max$_a$ Q(s, a)"),
-        "aggregates": aggregates,
+        "aggregates": lambda r: None if last is None else aggregates(r, last),
     }
     if "rare_action" in results.games:
         figures["rare_action"] = lambda r: rare_action(r, "rare_action", "PUSH")
@@ -98,57 +120,40 @@ def normalised_curves(results: Results, agents: Sequence[str]) -> Figure | None:
     return figure
 
 
-def aggregates(results: Results) -> Figure | None:
+def aggregates(results: Results, last: Final) -> Figure:
     """At the last snapshot: IQM, performance profile, and the probability that MIRL improves on each other agent."""
-    _, scores = _scores(results, plots.COLOURS)
-    if not scores:
-        return None
-    last = _last(scores)
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=[1, 1.3, 1])
-    plots.estimate_bars(axes[0], statistics.iqm({agent: x[..., None] for agent, x in last.items()}))
+    plots.estimate_bars(axes[0], last.iqm)
     axes[0].set_title("IQM", loc="left")
     axes[0].set_xlabel(f"normalised score ({results.unit})")
     # in some games scores are many times what they are in most
-    highest = 1.5 * np.percentile(np.concatenate([x.ravel() for x in last.values()]), 90)
+    highest = 1.5 * np.percentile(np.concatenate([x.ravel() for x in last.scores.values()]), 90)
     thresholds = np.linspace(0, max(float(highest), 1.0), 80)
-    for agent, estimate in statistics.performance_profile(last, thresholds).items():
+    for agent, estimate in statistics.performance_profile(last.scores, thresholds).items():
         plots.estimate_curve(axes[1], thresholds, estimate, agent)
     axes[1].set(xlabel=f"τ ({results.unit})", ylim=(0, 1), xlim=(0, thresholds[-1]))
     axes[1].set_title("Fraction of runs with score > τ", loc="left")
     axes[1].spines[["top", "right"]].set_visible(False)
     axes[1].legend(frameon=False, loc="upper right")
-    improvements = _improvements(last)
-    if improvements:
-        plots.estimate_bars(axes[2], improvements)
+    if last.improvements:
+        plots.estimate_bars(axes[2], last.improvements)
         axes[2].axvline(0.5, color="0.5", linewidth=0.8, linestyle=":", zorder=0)
         axes[2].set(xlim=(0, 1))
         axes[2].set_title("Probability of improvement", loc="left")
-    figure.suptitle(_caption(results, scores))
+    figure.suptitle(last.caption)
     return figure
 
 
-def summary(results: Results) -> str:
+def summary(results: Results, last: Final | None) -> str:
     """The numbers of :func:`aggregates` in Markdown, with their intervals."""
-    _, scores = _scores(results, plots.COLOURS)
-    if not scores:
+    if last is None:
         return ""
-    last = _last(scores)
-    columns = {
-        f"IQM, {results.unit}": statistics.iqm({agent: x[..., None] for agent, x in last.items()}),
-        "probability that MIRL is better": {pair.split(",")[1]: e for pair, e in _improvements(last).items()},
+    cells = {
+        f"IQM, {results.unit}": {agent: _cell(last.iqm[agent]) for agent in last.scores},
+        "probability that MIRL is better": {a: _cell(last.improvements.get(f"mirl,{a}")) for a in last.scores},
     }
-    cells = {name: {agent: _cell(estimates.get(agent)) for agent in last} for name, estimates in columns.items()}
     table = pd.DataFrame(cells).rename(index=plots.LABELS).rename_axis("last snapshot")
-    return f"\n{_caption(results, scores)}\n\n{markdown(table)}"
-
-
-def _last(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {agent: x[..., -1] for agent, x in scores.items()}
-
-
-def _improvements(last: Mapping[str, np.ndarray]) -> dict[str, statistics.Estimate]:
-    pairs = [("mirl", other) for other in last if other != "mirl"] if "mirl" in last else []
-    return statistics.probability_of_improvement(last, pairs) if pairs else {}
+    return f"\n{last.caption}\n\n{markdown(table)}"
 
 
 def _cell(estimate: statistics.Estimate | None) -> str:

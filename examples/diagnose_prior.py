@@ -44,7 +44,7 @@ def main() -> None:
     for cell in finished(args.out):
         model = AGENTS[cell.agent][0].load(args.out / cell.folder / "model", device="cpu")
         assert isinstance(model, SoftDQN)
-        q = action_values(model, MAKE_ENV[args.suite](cell.game, 8, cell.seed, True), args.states // 8)
+        q = action_values(model, MAKE_ENV[args.suite](cell.game, 8, 0, True), args.states // 8)
         rows.append({**cell._asdict(), **diagnosis(q, model.policy.log_prior, model.policy.beta)})
         print(f"{cell.game}, {cell.agent}, seed {cell.seed}", flush=True)
     if not rows:
@@ -59,15 +59,14 @@ def main() -> None:
 def finished(out: Path) -> Iterator[Cell]:
     """The runs of agents with a finite beta that came to their end."""
     for done in sorted(out.glob("cells/*/*/seed_*/done")):
-        game, agent, seed = done.parent.parts[-3:]
-        if agent not in ("dqn", "sb3_dqn"):
-            yield Cell(game, agent, int(seed.removeprefix("seed_")))
+        cell = Cell.of(done.parent)
+        if cell.agent not in ("dqn", "sb3_dqn"):
+            yield cell
 
 
 @th.no_grad()
 def action_values(model: SoftDQN, env: VecEnv, steps: int) -> th.Tensor:
     """Q of the states of ``steps`` vector steps, (steps * n_envs, A)."""
-    env.seed(0)
     observations, values = env.reset(), []
     for _ in range(steps):
         tensor, _ = model.policy.obs_to_tensor(observations)

@@ -60,10 +60,11 @@ def main() -> None:
     results = results._replace(smoothing=max(1.0, SMOOTHING / every))
     table = table_1(results.snapshots, exploration, normalise)
     table.to_csv(args.out / "table_1.csv", float_format="%.2f")
-    text = markdown(table.map(lambda percent: "" if pd.isna(percent) else f"{percent:.2f}")) + _figures.summary(results)
+    last = _figures.final(results)
+    text = markdown(table.map(lambda percent: "" if pd.isna(percent) else f"{percent:.2f}")) + _figures.summary(results, last)
     (args.out / "table_1.md").write_text(_heading(results.snapshots, exploration) + text)
     print(text)
-    for path in _figures.draw_all(results, args.out):
+    for path in _figures.draw_all(results, last, args.out):
         print(path)
     sys.exit(bool(failed))
 

@@ -47,10 +47,11 @@ def main() -> None:
     exploration = args.eval_exploration[0]
     normalise = relative_to_best(args.out, exploration)
     results = _figures.read(args.out, exploration, normalise, "% of the best agent")
-    table = final_scores(results.snapshots) + _figures.summary(results)
+    last = _figures.final(results)
+    table = final_scores(results.snapshots) + _figures.summary(results, last)
     (args.out / "table.md").write_text(table)
     print(table)
-    for path in _figures.draw_all(results, args.out):
+    for path in _figures.draw_all(results, last, args.out):
         print(path)
     sys.exit(bool(failed))
 

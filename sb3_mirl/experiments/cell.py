@@ -35,6 +35,12 @@ class Cell(NamedTuple):
         """Where its files lie, relative to the experiment's."""
         return Path("cells", self.game, self.agent, f"seed_{self.seed}")
 
+    @classmethod
+    def of(cls, folder: Path) -> "Cell":
+        """The inverse of :attr:`folder`, which may lie anywhere."""
+        game, agent, seed = folder.parts[-3:]
+        return cls(game, agent, int(seed.removeprefix("seed_")))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -137,7 +143,9 @@ def _train(cell: Cell, suite: Suite, settings: Settings, folder: Path, device: s
     report(model.num_timesteps)
     # evaluated before it is saved: a checkpoint is never ahead of the evaluations
     callbacks: list[BaseCallback] = [SnapshotCallback(folder, evaluation, settings, report)]
-    model.learn(settings.timesteps, callback=[*callbacks, checkpoint] if resumable else callbacks, log_interval=10**9)
+    if resumable:
+        callbacks.append(checkpoint)
+    model.learn(settings.timesteps, callback=callbacks, log_interval=10**9)
     if checkpoint.interrupted:
         raise KeyboardInterrupt
     model.save(folder / "model")

@@ -28,7 +28,7 @@ def collect(out: Path) -> None:
     :raises FileNotFoundError: if there is no evaluation yet
     :raises ValueError: if a file is damaged
     """
-    cells = [_cell(path) for path in sorted(out.glob("cells/*/*/seed_*"))]
+    cells = [Cell.of(path) for path in sorted(out.glob("cells/*/*/seed_*"))]
     episodes = [frame for cell in cells for frame in _episodes(out, cell)]
     if not episodes:
         raise FileNotFoundError(f"No evaluations in {out / 'cells'}: run the experiment to its first snapshot.")
@@ -88,10 +88,6 @@ def markdown(table: pd.DataFrame) -> str:
     rows = [[str(index), *map(str, row)] for index, row in zip(table.index, table.to_numpy(), strict=True)]
     lines = [head, ["---"] + ["---:"] * len(table.columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("$", "") + "\n"
-
-
-def _cell(folder: Path) -> Cell:
-    return Cell(folder.parent.parent.name, folder.parent.name, int(folder.name.removeprefix("seed_")))
 
 
 def _has(out: Path, cell: Cell, name: str) -> bool:
