@@ -44,6 +44,7 @@ def main() -> None:
     for cell in finished(args.out):
         model = AGENTS[cell.agent][0].load(args.out / cell.folder / "model", device="cpu")
         assert isinstance(model, SoftDQN)
+        model.set_random_seed(0)
         q = action_values(model, MAKE_ENV[args.suite](cell.game, 8, 0, True), args.states // 8)
         rows.append({**cell._asdict(), **diagnosis(q, model.policy.log_prior, model.policy.beta)})
         print(f"{cell.game}, {cell.agent}, seed {cell.seed}", flush=True)
