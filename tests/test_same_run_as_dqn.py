@@ -1,0 +1,60 @@
+"""Whole runs: SB3's DQN, given a coin per environment, and SoftDQN at beta = inf act and learn alike, step for step."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mirl import SoftDQN
+from sb3_mirl.envs import AtariVecEnv
+from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn.policies import ADAM
+
+N_ENVS, LEARNING_STARTS, STEPS = 4, 200, 600
+
+
+class OneCoinPerEnvironment(DQN):
+    """SB3 throws one coin for all environments."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        actions, state = self.policy.predict(observation, state, episode_start, True)
+        coins, draws = np.random.rand(2, len(actions))
+        random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
+        return np.where(coins < self.exploration_rate, random, actions), state
+
+
+def cartpole() -> VecEnv:
+    return make_vec_env("CartPole-v1", N_ENVS, seed=0)
+
+
+def breakout() -> VecEnv:
+    return AtariVecEnv("Breakout", n_envs=N_ENVS, seed=0)
+
+
+@pytest.mark.parametrize("update_path", ["fast", "eager"])
+@pytest.mark.parametrize(
+    "policy, make_env, frames", [("MlpPolicy", cartpole, False), ("CnnPolicy", breakout, True)], ids=["CartPole", "Breakout"]
+)
+def test_a_run_is_dqns(policy: str, make_env: Any, frames: bool, update_path: str) -> None:
+    shared: dict[str, Any] = dict(
+        learning_rate=1e-4, buffer_size=2000, learning_starts=LEARNING_STARTS, train_freq=1, gradient_steps=1,
+        target_update_interval=200, exploration_fraction=0.3, exploration_final_eps=0.1, batch_size=32, seed=0, device="cpu",
+        replay_buffer_class=FrameReplayBuffer if frames else None,
+        replay_buffer_kwargs=dict(frame_stack=4) if frames else None,
+    )  # fmt: skip
+    dqn = OneCoinPerEnvironment(policy, make_env(), policy_kwargs=dict(optimizer_kwargs=ADAM), **shared).learn(STEPS)
+    infinite: dict[str, Any] = dict(beta_schedule="constant", beta_init=math.inf, update_path=update_path)
+    soft = SoftDQN(policy, make_env(), **infinite, **shared).learn(STEPS)
+    assert dqn._n_updates == soft._n_updates == (STEPS - LEARNING_STARTS) // N_ENVS
+    for name in ("actions", "rewards", "dones"):
+        theirs, ours = (getattr(model.replay_buffer, name)[: STEPS // N_ENVS] for model in (dqn, soft))
+        np.testing.assert_array_equal(theirs, ours, err_msg=name)
+    for theirs, ours in zip(dqn.q_net.parameters(), soft.q_net.parameters(), strict=True):
+        th.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
