@@ -1,6 +1,5 @@
 """Whole runs: SB3's DQN, given a coin per environment, and SoftDQN at beta = inf act and learn alike, step for step."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,24 +9,24 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl import SoftDQN
 from sb3_mirl.envs import AtariVecEnv
-from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn.policies import ADAM
+from sb3_mirl.experiments.agents import make_agent
 
 N_ENVS, LEARNING_STARTS, STEPS = 4, 200, 600
+HYPERPARAMETERS = dict(
+    learning_rate=1e-4, buffer_size=2000, learning_starts=LEARNING_STARTS, target_update_interval=200,
+    exploration_fraction=0.3, exploration_final_eps=0.1,
+)  # fmt: skip
 
 
-class OneCoinPerEnvironment(DQN):
-    """SB3 throws one coin for all environments."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        actions, state = self.policy.predict(observation, state, episode_start, True)
-        coins, draws = np.random.rand(2, len(actions))
-        random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
-        return np.where(coins < self.exploration_rate, random, actions), state
+def one_coin_per_environment(
+    self: DQN, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+) -> tuple[np.ndarray, Any]:
+    """``DQN.predict``, in which SB3 throws one coin for all environments."""
+    actions, state = self.policy.predict(observation, state, episode_start, True)
+    coins, draws = np.random.rand(2, len(actions))
+    random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
+    return np.where(coins < self.exploration_rate, random, actions), state
 
 
 def cartpole() -> VecEnv:
@@ -39,19 +38,14 @@ def breakout() -> VecEnv:
 
 
 @pytest.mark.parametrize("update_path", ["fast", "eager"])
-@pytest.mark.parametrize(
-    "policy, make_env, frames", [("MlpPolicy", cartpole, False), ("CnnPolicy", breakout, True)], ids=["CartPole", "Breakout"]
-)
-def test_a_run_is_dqns(policy: str, make_env: Any, frames: bool, update_path: str) -> None:
-    shared: dict[str, Any] = dict(
-        learning_rate=1e-4, buffer_size=2000, learning_starts=LEARNING_STARTS, train_freq=1, gradient_steps=1,
-        target_update_interval=200, exploration_fraction=0.3, exploration_final_eps=0.1, batch_size=32, seed=0, device="cpu",
-        replay_buffer_class=FrameReplayBuffer if frames else None,
-        replay_buffer_kwargs=dict(frame_stack=4) if frames else None,
-    )  # fmt: skip
-    dqn = OneCoinPerEnvironment(policy, make_env(), policy_kwargs=dict(optimizer_kwargs=ADAM), **shared).learn(STEPS)
-    infinite: dict[str, Any] = dict(beta_schedule="constant", beta_init=math.inf, update_path=update_path)
-    soft = SoftDQN(policy, make_env(), **infinite, **shared).learn(STEPS)
+@pytest.mark.parametrize("policy, make_env", [("MlpPolicy", cartpole), ("CnnPolicy", breakout)], ids=["CartPole", "Breakout"])
+def test_a_run_is_dqns(policy: str, make_env: Any, update_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DQN, "predict", one_coin_per_environment)
+    hyperparameters = {**HYPERPARAMETERS, "update_path": update_path}
+    # one after the other: making an agent seeds the random numbers of its run
+    dqn, soft = (
+        make_agent(name, make_env(), policy, hyperparameters, seed=0, device="cpu").learn(STEPS) for name in ("sb3_dqn", "dqn")
+    )
     assert dqn._n_updates == soft._n_updates == (STEPS - LEARNING_STARTS) // N_ENVS
     for name in ("actions", "rewards", "dones"):
         theirs, ours = (getattr(model.replay_buffer, name)[: STEPS // N_ENVS] for model in (dqn, soft))
