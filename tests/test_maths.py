@@ -201,6 +201,15 @@ def test_temperature_rules() -> None:
     assert maths.inverse_loss_beta(beta, th.tensor(0.0), 0.1, max_beta=100).item() == pytest.approx(0.009 + 10)
 
 
+@pytest.mark.parametrize("lr", [0.0, 3e-5, 0.3, 1.0])
+def test_beta_of_n_losses_is_n_times_that_of_one(lr: float) -> None:
+    losses = th.tensor([0.5, 0.0, 3.0, 1e-3])
+    beta = expected = th.tensor(2.0, dtype=th.float64)
+    for loss in losses:
+        expected = maths.inverse_loss_beta(expected, loss, lr, max_beta=100)
+    assert maths.inverse_loss_beta(beta, losses, lr, max_beta=100).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 Q, LOG_PRIOR = th.zeros(2, 3), th.zeros(3)
 
 
@@ -224,6 +233,7 @@ Q, LOG_PRIOR = th.zeros(2, 3), th.zeros(3)
         (lambda: maths.uniform_log_prior(0), "n_actions=0"),
         (lambda: maths.linear_beta(-1, 1e-3), "step=-1"),
         (lambda: maths.inverse_loss_beta(th.tensor(1.0), th.tensor(1.0), 2.0), "got 2.0"),
+        (lambda: maths.inverse_loss_beta(th.tensor(1.0), th.ones(2, 1), 0.1), r"scalar or \(n,\).*\(2, 1\)"),
     ],
 )
 def test_errors_name_the_value(call: object, message: str) -> None:

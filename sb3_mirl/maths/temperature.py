@@ -21,18 +21,27 @@ def linear_beta(step: int, slope: float) -> float:
 
 def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: float = th.inf) -> th.Tensor:
     """
-    beta <- (1 - alpha_beta) beta + alpha_beta / L, line 8 of Algorithm 1 (Leibfried et al. 2018).
+    beta <- (1 - alpha_beta) beta + alpha_beta / L, line 8 of Algorithm 1 (Leibfried et al. 2018), for n losses one after
+    the other.
+
+    In closed form: beta (1 - alpha)^n + alpha sum_i (1 - alpha)^(n - i) / L_i, i = 1..n.
 
     :param beta: scalar, the current inverse temperature
-    :param loss: scalar, L(theta, rho) of the minibatch before the gradient step
+    :param loss: scalar or (n,), L(theta, rho) of each minibatch before its gradient step, in the order of the steps
     :param lr: alpha_beta in [0, 1], per gradient update
     :param max_beta: cap of 1/L, so that beta stays finite when the loss reaches 0
     :return: scalar, of the dtype of ``beta``
-    :raises ValueError: if the rate is outside [0, 1] or the loss negative or NaN
+    :raises ValueError: if the losses are neither a scalar nor a vector, the rate is outside [0, 1], or a loss is negative
+        or NaN
     """
     if not (isinstance(lr, Real) and 0 <= lr <= 1):
         raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
+    if loss.dim() > 1 or loss.numel() == 0:
+        raise ValueError(f"loss must be a scalar or (n,), one value per update, got shape {tuple(loss.shape)}.")
     # an accelerator is not waited for
-    if loss.device.type == "cpu" and not loss.item() >= 0:
-        raise ValueError(f"A loss is not negative and a number, got {loss.item()}.")
-    return (1 - lr) * beta + lr * loss.to(beta.dtype).reciprocal().clamp(max=max_beta)
+    if loss.device.type == "cpu" and not loss.min().item() >= 0:
+        raise ValueError(f"A loss is not negative and a number, got {loss.tolist()}.")
+    inverse = th.atleast_1d(loss).to(beta.dtype).reciprocal().clamp(max=max_beta)  # (n,)
+    n = len(inverse)
+    decay = (1 - lr) ** th.arange(n - 1, -1, -1, dtype=beta.dtype, device=beta.device)  # (n,)
+    return (1 - lr) ** n * beta + lr * (decay @ inverse)

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
-from sb3_mirl.soft_dqn.update import Sampler, Samples, UpdateRule, all_at_once, gradient_update, make_batch, split
+from sb3_mirl.soft_dqn.update import Sampler, Samples, UpdateRule, updates_on
 
 WARM_UP = 3  # runs before the capture, in which kernels are chosen and the optimiser makes its state
 
@@ -37,7 +37,7 @@ class CapturedUpdates:
             self._graph = self._try_capture(policy, data, rule, n)
             self._key = (rule, n, batch_size, *(tensor.data_ptr() for tensor in _state(policy)))
         if self._graph is None:
-            return all_at_once(policy, lambda *_: data, rule, n, batch_size)
+            return updates_on(policy, data, rule, n)
         _copy(data, self._inputs)
         self._graph.replay()
         return self._losses.clone()
@@ -46,23 +46,18 @@ class CapturedUpdates:
         self._inputs = deepcopy(data)
         if not policy.make_capturable():
             return None
-
-        def run() -> th.Tensor:
-            batches = split(make_batch(policy, self._inputs, rule), n)
-            return th.stack([gradient_update(policy, batch, rule) for batch in batches])
-
         before = [(tensor, tensor.clone()) for tensor in _state(policy)]
         try:
             stream = th.cuda.Stream()
             stream.wait_stream(th.cuda.current_stream())
             with th.cuda.stream(stream):
                 for _ in range(WARM_UP):
-                    run()
+                    updates_on(policy, self._inputs, rule, n)
             th.cuda.current_stream().wait_stream(stream)
             graph = th.cuda.CUDAGraph()
             # the environments' threads may use CUDA meanwhile
             with th.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._losses = run()
+                self._losses = updates_on(policy, self._inputs, rule, n)
         except RuntimeError as error:
             warnings.warn(f"The updates could not be captured in a CUDA graph and run one by one, slower: {error}")
             return None

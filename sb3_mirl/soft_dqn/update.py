@@ -20,13 +20,11 @@ Sampler = Callable[[int, int], Samples]
 
 
 class Minibatch(NamedTuple):
-    """B transitions (s, a, r, s') with the target network already evaluated at s'."""
+    """B transitions (s, a) with the targets of their values."""
 
     observations: PyTorchObs  # (B, ...)
     actions: th.Tensor  # (B, 1)
-    rewards: th.Tensor  # (B,)
-    discounts: th.Tensor  # (B,) gamma^k, 0 where the episode terminated
-    next_q: th.Tensor  # (B, A)
+    targets: th.Tensor  # (B,) Eq. (12)
 
 
 Columns = TypeVar("Columns", bound=ReplayBufferSamples | DictReplayBufferSamples | Minibatch)
@@ -37,7 +35,7 @@ class UpdateRule(NamedTuple):
 
     gamma: float
     max_grad_norm: float | None
-    beta_lr: float  # 0: beta does not follow the loss
+    beta_lr: float  # 0: beta does not follow the losses
     beta_max: float
     entropy_bonus: bool
     bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
@@ -47,42 +45,55 @@ def one_by_one(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, b
     """
     n updates as SB3 does them: sample, evaluate the target network, step, and again.
 
+    Beta, like the prior and the target network, is the same for all of them; it follows their losses afterwards.
+
     :param policy: changed in place
     :param sample: draws minibatches
     :param rule: constants of the updates
     :param n: number of updates
     :param batch_size: B, transitions in each
     :return: (n,) losses
+    :raises ValueError: on the CPU, for a target, loss or gradient that is not finite
     """
-    return th.stack([gradient_update(policy, make_batch(policy, sample(1, batch_size), rule), rule) for _ in range(n)])
+    losses = [gradient_update(policy, make_batch(policy, sample(1, batch_size), rule), rule) for _ in range(n)]
+    return follow_losses(policy, th.stack(losses), rule)
 
 
 def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
     """
-    The updates of :func:`one_by_one` with all n minibatches drawn, and evaluated by the target network, together.
-
-    The target network does not change between the updates, so the results are the same up to the rounding of a
-    larger matrix product. The CPU evaluates minibatch by minibatch: it saves no launches, and needs less memory.
+    The updates of :func:`one_by_one` with all n minibatches drawn, and their targets computed, together: the same
+    results up to the rounding of a larger matrix product.
     """
-    data = sample(n, batch_size)
-    parts = split(data, n) if data.rewards.device.type == "cpu" else [data]
-    batches = (batch for part in parts for batch in split(make_batch(policy, part, rule), n // len(parts)))
-    return th.stack([gradient_update(policy, batch, rule) for batch in batches])
+    return updates_on(policy, sample(n, batch_size), rule, n)
+
+
+def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
+    """As :func:`all_at_once`, on n minibatches one after the other in ``data``."""
+    batches = split(make_batch(policy, data, rule, n), n)
+    return follow_losses(policy, th.stack([gradient_update(policy, batch, rule) for batch in batches]), rule)
 
 
 @th.no_grad()
-def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
-    """Transitions as the replay buffer gives them, with the target network evaluated at s'."""
+def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int = 1) -> Minibatch:
+    """
+    Transitions as the replay buffer gives them, with their targets.
+
+    :param n: number of minibatches in ``data``. The CPU evaluates the target network on one after the other: it saves no
+        launches, and needs less memory
+    :raises ValueError: on the CPU, for a target that is not finite
+    """
     discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
-    with _autocast(data.rewards, rule):
-        next_q = policy.q_net_target(data.next_observations)
-    return Minibatch(
-        observations=data.observations,
-        actions=data.actions.long(),
-        rewards=data.rewards.squeeze(1),
-        discounts=discounts * (1 - data.dones.squeeze(1)),
-        next_q=next_q.float(),
-    )
+    rewards, discounts = data.rewards.squeeze(1), discounts * (1 - data.dones.squeeze(1))
+    parts = split(data, n) if rewards.device.type == "cpu" else [data]
+    with _autocast(rewards, rule):
+        next_q = th.cat([policy.q_net_target(part.next_observations) for part in parts]).float()  # (n B, A)
+    targets = soft_q_target(rewards, discounts, next_q, policy.log_prior, policy.beta)
+    if rule.entropy_bonus:
+        targets = targets + discounts * entropy_bonus(policy.log_prior.shape[0], policy.beta)
+    if targets.device.type == "cpu" and not th.isfinite(targets).all():
+        values = {"the rewards": rewards, "the target network's Q(s', a')": next_q, "the soft targets": targets}
+        raise ValueError(_describe_non_finite(values))
+    return Minibatch(data.observations, data.actions.long(), targets)
 
 
 def split(batch: Columns, n: int) -> list[Columns]:
@@ -91,7 +102,7 @@ def split(batch: Columns, n: int) -> list[Columns]:
     :param n: number of parts
     :return: n batches of equal size, in order
     """
-    size, make = len(batch.rewards) // n, cast(Any, type(batch))
+    size, make = len(batch.actions) // n, cast(Any, type(batch))
     return [make(*(_rows(column, slice(i * size, (i + 1) * size)) for column in batch)) for i in range(n)]
 
 
@@ -103,37 +114,48 @@ def _rows(column: Any, rows: slice) -> Any:
 
 def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> th.Tensor:
     """
-    One update of theta and beta, lines 7 and 8 of Algorithm 1: the loss is that of Eq. (13) with Huber's function
-    in place of the square (footnote 4), averaged over the batch; beta follows the loss before the step.
+    One update of theta, line 7 of Algorithm 1: the loss is that of Eq. (13) with Huber's function in place of the
+    square (footnote 4), averaged over the batch.
 
-    :param policy: changed in place: network, optimiser state and, where ``rule.beta_lr > 0``, beta
+    :param policy: network and optimiser state are changed in place
     :param batch: B transitions
     :param rule: constants of the update
     :return: scalar, the loss before the step; NaN if the step was left out because it or its gradient is not finite
     :raises ValueError: on the CPU, in place of that NaN
     """
-    target = soft_q_target(batch.rewards, batch.discounts, batch.next_q, policy.log_prior, policy.beta)
-    if rule.entropy_bonus:
-        target = target + batch.discounts * entropy_bonus(policy.log_prior.shape[0], policy.beta)
-    with _autocast(batch.rewards, rule):
+    with _autocast(batch.targets, rule):
         q = policy.q_net(batch.observations)
     q = q.float().gather(1, batch.actions).squeeze(1)  # (B,)
-    loss = F.smooth_l1_loss(q, target.to(q.dtype))
+    loss = F.smooth_l1_loss(q, batch.targets)
 
     policy.optimizer.zero_grad()
     loss.backward()
     norm = _clip_gradients(policy.q_net, rule.max_grad_norm)
-    finite = th.isfinite(loss.detach() + norm)
-    if loss.device.type != "cpu":
-        # looking at `finite` would wait for the device: a fused optimiser looks there, and leaves out the step
-        policy.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    elif not finite:
-        raise ValueError(_describe_non_finite(batch, q, target, norm))
+    total = loss.detach() + norm
+    zero = total - total  # NaN where one of them is not finite
+    if zero.device.type != "cpu":
+        # looking at it would wait for the device: a fused optimiser looks there, and leaves out the step
+        policy.optimizer.found_inf = zero.ne(0).float()  # type: ignore[attr-defined]
+    elif zero != 0:
+        raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": norm}))
     policy.optimizer.step()
+    return loss.detach() + zero
+
+
+@th.no_grad()
+def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> th.Tensor:
+    """
+    Line 8 of Algorithm 1, for each of the updates: beta follows their losses, unless one is NaN.
+
+    :param policy: beta is changed in place where ``rule.beta_lr > 0``
+    :param losses: (n,) losses in the order of the updates
+    :param rule: constants of the updates
+    :return: the losses
+    """
     if rule.beta_lr > 0:
-        beta = inverse_loss_beta(policy.beta, loss.detach(), rule.beta_lr, rule.beta_max).clamp(max=rule.beta_max)
-        policy.beta.copy_(th.where(finite, beta, policy.beta))
-    return th.where(finite, loss.detach(), th.nan)
+        beta = inverse_loss_beta(policy.beta, losses, rule.beta_lr, rule.beta_max).clamp(max=rule.beta_max)
+        policy.beta.copy_(th.where(beta.isnan(), policy.beta, beta))
+    return losses
 
 
 def sampler(buffer: ReplayBuffer, env: VecNormalize | None) -> Sampler:
@@ -171,15 +193,8 @@ def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
     return norm
 
 
-def _describe_non_finite(batch: Minibatch, q: th.Tensor, target: th.Tensor, norm: th.Tensor) -> str:
-    named = {
-        "the rewards": batch.rewards,
-        "the target network's Q(s', a')": batch.next_q,
-        "the soft targets": target,
-        "the online network's Q(s, a)": q,
-        "the gradient's norm": norm,
-    }
-    culprit = next((name for name, values in named.items() if not th.isfinite(values).all()), "the loss")
+def _describe_non_finite(values: dict[str, th.Tensor]) -> str:
+    culprit = next((name for name, value in values.items() if not th.isfinite(value).all()), "the loss")
     return (
         f"Training stopped before the weights changed: {culprit} of a minibatch are not finite. "
         "Lower learning_rate or scale the rewards; the model can still be saved."

@@ -33,7 +33,8 @@ class UpdatingDQN(SavingDQN):
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
-        Updates theta and beta ``gradient_steps`` times (lines 6 to 9 of Algorithm 1).
+        Updates theta and beta ``gradient_steps`` times (lines 6 to 9 of Algorithm 1). The targets of these updates are
+        made with one beta, as with one prior and one target network; it follows their losses afterwards.
 
         :param gradient_steps: number of updates
         :param batch_size: transitions in each
