@@ -20,9 +20,10 @@ Array = NDArray[np.float64]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {"ql": "#0072B2", "dqn": "#0072B2", "sql": "#009E73", "sql_m": "#CC79A7", "mirl": "#D55E00"}
-COLOURS |= {"mirl_u": "#E69F00", "mirl_mix": "#000000", "sb3_dqn": "#56B4E9"}
+COLOURS |= {"mirl_u": "#E69F00", "mirl_mix": "#000000", "sb3_dqn": "#56B4E9", "sb3_dqn_coins": "#999999"}
 LABELS = {"ql": "QL", "dqn": "DQN", "sql": "SQL", "sql_m": "SQL$_m$", "mirl": "MIRL"}
-LABELS |= {"mirl_u": "MIRL, uniform exploration", "mirl_mix": "MIRL, mixed exploration", "sb3_dqn": "SB3's DQN"}
+LABELS |= {"mirl_u": "MIRL, uniform exploration", "mirl_mix": "MIRL, mixed exploration"}
+LABELS |= {"sb3_dqn": "SB3's DQN", "sb3_dqn_coins": "SB3's DQN, a coin each"}
 """One colour and one name per agent, for all pictures."""
 
 # the same palette for actions, the most different colours first

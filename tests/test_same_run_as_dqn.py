@@ -1,11 +1,13 @@
 """Whole runs: SB3's DQN, given a coin per environment, and SoftDQN at beta = inf act and learn alike, step for step."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -19,16 +21,6 @@ HYPERPARAMETERS = dict(
 )  # fmt: skip
 
 
-def one_coin_per_environment(
-    self: DQN, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-) -> tuple[np.ndarray, Any]:
-    """``DQN.predict``, in which SB3 throws one coin for all environments."""
-    actions, state = self.policy.predict(observation, state, episode_start, True)
-    coins, draws = np.random.rand(2, len(actions))
-    random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
-    return np.where(coins < self.exploration_rate, random, actions), state
-
-
 def cartpole() -> VecEnv:
     return make_vec_env("CartPole-v1", N_ENVS, seed=0)
 
@@ -39,12 +31,12 @@ def breakout() -> VecEnv:
 
 @pytest.mark.parametrize("update_path", ["fast", "eager"])
 @pytest.mark.parametrize("policy, make_env", [("MlpPolicy", cartpole), ("CnnPolicy", breakout)], ids=["CartPole", "Breakout"])
-def test_a_run_is_dqns(policy: str, make_env: Any, update_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DQN, "predict", one_coin_per_environment)
+def test_a_run_is_dqns(policy: str, make_env: Any, update_path: str) -> None:
     hyperparameters = {**HYPERPARAMETERS, "update_path": update_path}
     # one after the other: making an agent seeds the random numbers of its run
     dqn, soft = (
-        make_agent(name, make_env(), policy, hyperparameters, seed=0, device="cpu").learn(STEPS) for name in ("sb3_dqn", "dqn")
+        make_agent(name, make_env(), policy, hyperparameters, seed=0, device="cpu").learn(STEPS)
+        for name in ("sb3_dqn_coins", "dqn")
     )
     assert dqn._n_updates == soft._n_updates == (STEPS - LEARNING_STARTS) // N_ENVS
     for name in ("actions", "rewards", "dones"):
@@ -52,3 +44,14 @@ def test_a_run_is_dqns(policy: str, make_env: Any, update_path: str, monkeypatch
         np.testing.assert_array_equal(theirs, ours, err_msg=name)
     for theirs, ours in zip(dqn.q_net.parameters(), soft.q_net.parameters(), strict=True):
         th.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("coin", "differs"), [((), False), (("--shared-coin",), True)], ids=["a coin each", "one for all"])
+def test_side_by_side(coin: tuple[str, ...], differs: bool) -> None:
+    """The example that compares runs of any length, small."""
+    pytest.importorskip("minatar")
+    script = Path(__file__).parent.parent / "examples" / "same_run_as_sb3.py"
+    line = [sys.executable, str(script), "--timesteps", "6e3", *coin]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == differs, done.stderr
+    assert ("6000 steps, 125 rollouts: 0 differ" in done.stdout) is not differs

@@ -4,6 +4,7 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -16,6 +17,22 @@ from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 MIX = 0.1
 """Weight of the uniform distribution in the exploration of "mirl_mix"."""
 
+
+class CoinEachDQN(DQN):
+    """SB3's DQN with a coin for each environment, and our way to draw the random actions; SB3 throws one coin for all."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As in SB3, for a batch of observations."""
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
+        if deterministic:
+            return actions, state
+        coins, draws = np.random.rand(2, len(actions))
+        random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
+        return np.where(coins < self.exploration_rate, random, actions), state
+
+
 AGENTS: dict[str, tuple[type[DQN], dict[str, Any]]] = {
     "dqn": (SoftDQN, {"beta_schedule": "constant", "beta_init": math.inf}),
     "sql": (SoftDQN, {}),
@@ -24,10 +41,12 @@ AGENTS: dict[str, tuple[type[DQN], dict[str, Any]]] = {
     "mirl_u": (MIRL, {"exploration": "uniform"}),
     "mirl_mix": (MIRL, {"exploration_mix": MIX}),
     "sb3_dqn": (DQN, {}),
+    "sb3_dqn_coins": (CoinEachDQN, {}),
 }
 """Name: class and arguments. ``sql`` and ``sql_m`` are the ablation of the paper's Figure 3. ``mirl_u`` learns with the
 prior but explores uniformly, ``mirl_mix`` is section 7's remedy for useful but rare actions. ``dqn`` is this package's, at
-beta = inf; ``sb3_dqn`` is Stable-Baselines3's, to be compared with it."""
+beta = inf; ``sb3_dqn`` is Stable-Baselines3's, to be compared with it, and ``sb3_dqn_coins`` differs from ``dqn`` in nothing
+that is meant to matter."""
 
 
 def make_agent(name: str, env: VecEnv, policy: str, hyperparameters: dict[str, Any], **kwargs: Any) -> DQN:
@@ -45,7 +64,7 @@ def make_agent(name: str, env: VecEnv, policy: str, hyperparameters: dict[str, A
     bases = [base for base in agent_class.__mro__ if issubclass(base, DQN)]
     known = set[str]().union(*(inspect.signature(base).parameters for base in bases))
     shared = {name: value for name, value in hyperparameters.items() if name in known}
-    if agent_class is DQN:
+    if not issubclass(agent_class, SoftDQN):
         shared = {
             **_our_defaults(env),
             **shared,
