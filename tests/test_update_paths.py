@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from stable_baselines3.dqn.policies import QNetwork
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.replay import FrameReplayBuffer
@@ -66,6 +67,30 @@ def test_batched_path_equals_plain_path_on_images() -> None:
     th.testing.assert_close(batched[0], plain[0], rtol=1e-4, atol=1e-6)
     th.testing.assert_close(batched[2], plain[2], rtol=1e-4, atol=1e-6)
     assert batched[1] == pytest.approx(plain[1], rel=1e-4)
+
+
+class CountOperators(TorchDispatchMode):
+    """Of torch, views included: on a GPU most are a kernel, and small kernels are what updates there take their time for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_mirl_adds_less_than_5_percent_of_operators_to_dqns_updates() -> None:
+    counts = []
+    for beta in (dict[str, Any](), dict(beta_schedule="constant", prior_lr=0.0)):
+        model = image_model(**beta)
+        sample = update.sampler(model.replay_buffer, None)
+        with CountOperators() as operators:
+            update.all_at_once(model.policy, sample, model._update_rule(), 16, 8)
+        counts.append(operators.n)
+    mirl, dqn = counts
+    assert 16 * 20 < dqn < mirl < 1.05 * dqn
 
 
 def test_bfloat16_is_close_and_keeps_float32_weights() -> None:
