@@ -61,7 +61,7 @@ def finished(out: Path) -> Iterator[Cell]:
     """The runs of agents with a finite beta that came to their end."""
     for done in sorted(out.glob("cells/*/*/seed_*/done")):
         cell = Cell.of(done.parent)
-        if cell.agent not in ("dqn", "sb3_dqn"):
+        if cell.agent != "dqn" and issubclass(AGENTS[cell.agent][0], SoftDQN):
             yield cell
 
 

@@ -93,7 +93,7 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int = 1)
     if targets.device.type == "cpu" and not th.isfinite(targets).all():
         values = {"the rewards": rewards, "the target network's Q(s', a')": next_q, "the soft targets": targets}
         raise ValueError(_describe_non_finite(values))
-    return Minibatch(data.observations, data.actions.long(), targets)
+    return Minibatch(data.observations, data.actions.long(), targets.float())
 
 
 def split(batch: Columns, n: int) -> list[Columns]:
