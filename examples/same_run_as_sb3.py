@@ -89,27 +89,28 @@ def train(model: Any, timesteps: int, tell: Callable[[DQN, Did], None]) -> None:
 
 
 class Comparison:
-    """Compares every update with the other process's, and takes over its weights."""
+    """Compares every rollout with the other process's, and takes over its weights."""
 
     def __init__(self, other: Connection, timesteps: int) -> None:
         self.other = other
-        self.n_updates = self.n_different = 0
+        self.n_rollouts = self.n_different = 0
         self.largest = 0.0
         self._timesteps, self._n_reports = timesteps, 0
 
     def __call__(self, model: DQN, ours: Did) -> None:
         theirs: Did = self.other.recv()
         same = np.array_equal(ours.steps, theirs.steps) and np.array_equal(ours.random_numbers, theirs.random_numbers)
-        self.n_updates, self.n_different = self.n_updates + 1, self.n_different + (not same)
+        self.n_rollouts, self.n_different = self.n_rollouts + 1, self.n_different + (not same)
         self.largest = max(self.largest, float(np.abs(ours.weights - theirs.weights).max()))
         online = list(model.q_net.parameters())
         vector = th.from_numpy(theirs.weights[: sum(p.numel() for p in online)])
+        # in place: torch's vector_to_parameters would change the memory layout, on which the fused Adam relies
         for parameter, part in zip(online, vector.split([p.numel() for p in online]), strict=True):
             parameter.data.copy_(part.view(parameter.shape))
         if model.num_timesteps >= (self._n_reports + 1) * self._timesteps / 10:
             self._n_reports += 1
             print(
-                f"{model.num_timesteps} steps, {self.n_updates} rollouts: {self.n_different} differ; "
+                f"{model.num_timesteps} steps, {self.n_rollouts} rollouts: {self.n_different} differ; "
                 f"largest difference of a weight after one of them: {self.largest:.1e}",
                 flush=True,
             )

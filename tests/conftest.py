@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, so that two workers on two cores do not fight; small nets; a scripted environment."""
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+
+from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 th.set_num_threads(1)
 
@@ -52,6 +55,15 @@ SMALL: dict[str, Any] = dict(
     seed=0,
     device="cpu",
 )
+
+
+def copy_of(policy: SoftQPolicy) -> SoftQPolicy:
+    """A policy that can be trained apart from the original, with an optimiser of its own in the same state."""
+    copy = deepcopy(policy)
+    copy.optimizer = type(policy.optimizer)(copy.q_net.parameters(), **policy.optimizer.defaults)
+    copy.optimizer.load_state_dict(deepcopy(policy.optimizer.state_dict()))
+    copy.adopt_optimizer_state()
+    return copy
 
 
 @pytest.fixture

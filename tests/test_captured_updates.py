@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from sb3_mirl import MIRL
 from sb3_mirl.soft_dqn import captured, update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
-from tests.conftest import ScriptedEnv
+from tests.conftest import ScriptedEnv, copy_of
 
 
 class RecordedGraph(TorchDispatchMode):
@@ -76,11 +76,8 @@ def models(small: dict[str, Any]) -> tuple[MIRL, MIRL]:
     """Two copies of a model in the middle of its training; no gradient is so large that the CPU would clip it."""
     env = DummyVecEnv([ScriptedEnv] * 3)
     model = MIRL("MlpPolicy", env, **{**small, "max_grad_norm": None}, beta_lr=0.1).learn(200)
-    copy = deepcopy(model.policy)
-    copy.optimizer = type(model.policy.optimizer)(copy.q_net.parameters(), **model.policy.optimizer.defaults)
-    copy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
     other = MIRL("MlpPolicy", env, **{**small, "max_grad_norm": None}, beta_lr=0.1)
-    other.policy, other.replay_buffer = copy, model.replay_buffer
+    other.policy, other.replay_buffer = copy_of(model.policy), model.replay_buffer
     other.set_logger(model.logger)
     return model, other
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.policies import CnnPolicy
-from tests.conftest import ScriptedEnv
+from tests.conftest import ScriptedEnv, copy_of
 
 cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 
@@ -36,10 +35,7 @@ def weights(model: SoftDQN) -> th.Tensor:
 
 def updated(model: MIRL, run: Any, n: int = 4, **rule: Any) -> tuple[th.Tensor, float, th.Tensor]:
     """Weights, beta and losses after n updates of a copy of the model's policy."""
-    policy = deepcopy(model.policy)
-    policy.optimizer = type(model.policy.optimizer)(policy.q_net.parameters(), **model.policy.optimizer.defaults)
-    policy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
-    policy.adopt_optimizer_state()
+    policy = copy_of(model.policy)
     np.random.seed(1)
     drawn = model.replay_buffer.sample(n * 8)  # type: ignore[union-attr]
     position = 0

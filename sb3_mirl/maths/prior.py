@@ -5,6 +5,8 @@ from numbers import Integral, Real
 
 import torch as th
 
+from sb3_mirl.maths.averages import moving_average
+
 _TOLERANCE = 1e-3  # of a sum of probabilities, in any precision
 
 
@@ -25,8 +27,6 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
     """
     rho <- (1 - alpha_rho) rho + alpha_rho pi(.|s), Eq. (11), for B policies applied one after the other.
 
-    In closed form: rho (1 - alpha)^B + alpha sum_i (1 - alpha)^(B - i) pi_i, i = 1..B.
-
     :param prior: (A,) rho(a)
     :param probs: (B, A) or (A,) pi(a|s) in the order of application
     :param lr: alpha_rho in [0, 1], per policy
@@ -40,9 +40,7 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
         raise ValueError(f"prior must be (A,) and probs (B, A), got {tuple(prior.shape)} and {tuple(probs.shape)}.")
     _check_distribution("prior", prior)
     _check_distribution("probs", probs)
-    n = probs.shape[0]
-    decay = (1 - lr) ** th.arange(n - 1, -1, -1, dtype=prior.dtype, device=prior.device)  # (B,)
-    return (1 - lr) ** n * prior + lr * (decay @ probs)
+    return moving_average(prior, probs, lr)
 
 
 def mixed_with_uniform(prior: th.Tensor, weight: float) -> th.Tensor:

@@ -4,6 +4,8 @@ from numbers import Real
 
 import torch as th
 
+from sb3_mirl.maths.averages import moving_average
+
 
 def linear_beta(step: int, slope: float) -> float:
     """
@@ -24,8 +26,6 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
     beta <- (1 - alpha_beta) beta + alpha_beta / L, line 8 of Algorithm 1 (Leibfried et al. 2018), for n losses one after
     the other.
 
-    In closed form: beta (1 - alpha)^n + alpha sum_i (1 - alpha)^(n - i) / L_i, i = 1..n.
-
     :param beta: scalar, the current inverse temperature
     :param loss: scalar or (n,), L(theta, rho) of each minibatch before its gradient step, in the order of the steps
     :param lr: alpha_beta in [0, 1], per gradient update
@@ -42,6 +42,4 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
     if loss.device.type == "cpu" and not loss.min().item() >= 0:
         raise ValueError(f"A loss is not negative and a number, got {loss.tolist()}.")
     inverse = th.atleast_1d(loss).to(beta.dtype).reciprocal().clamp(max=max_beta)  # (n,)
-    n = len(inverse)
-    decay = (1 - lr) ** th.arange(n - 1, -1, -1, dtype=beta.dtype, device=beta.device)  # (n,)
-    return (1 - lr) ** n * beta + lr * (decay @ inverse)
+    return moving_average(beta, inverse, lr)
