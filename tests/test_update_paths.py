@@ -208,13 +208,3 @@ def test_a_policy_may_make_another_network() -> None:
     env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(4, 36, 36, channel_first=True)]), 4, channels_order="first")
     model = MIRL(OwnNetworkPolicy, env, learning_starts=8, buffer_size=50, seed=0).learn(16)
     assert type(model.q_net) is QNetwork and model._n_updates > 0
-
-
-def test_images_are_prepared_as_in_sb3() -> None:
-    model = image_model()
-    images = th.randint(0, 256, (5, 4, 36, 36), dtype=th.uint8)
-    plain = QNetwork.extract_features(model.q_net, images, model.q_net.features_extractor)
-    assert th.equal(model.q_net.extract_features(images, model.q_net.features_extractor), plain)
-    scaled = images.float()
-    model.q_net.extract_features(scaled, model.q_net.features_extractor)
-    assert th.equal(scaled, images.float()), "the caller's images were changed"

@@ -41,15 +41,15 @@ class SoftQPolicy(dqn.DQNPolicy):
         """As in SB3."""
         return SoftQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
 
-    def use_channels_last(self, first: bool) -> None:
+    def suit_cpu(self, bfloat16: bool) -> None:
         """
-        See :meth:`SoftQNetwork.use_channels_last`; networks of other classes stay as they are.
+        See :meth:`SoftQNetwork.suit_cpu`; networks of other classes stay as they are.
 
-        :param first: the first convolution too
+        :param bfloat16: whether they compute in bfloat16
         """
         for network in (self.q_net, self.q_net_target):
             if isinstance(network, SoftQNetwork):
-                network.use_channels_last(first)
+                network.suit_cpu(bfloat16)
 
     def adopt_optimizer_state(self) -> None:
         """

@@ -206,8 +206,7 @@ class SoftDQN(RunningDQN):
     def _create_aliases(self) -> None:
         checks.check_policy(self)
         if self.update_path == "fast" and self.device.type == "cpu":
-            # bfloat16's gradient of the first convolution is twice as fast in the images' own layout
-            self.policy.use_channels_last(first=self.precision == "float32")
+            self.policy.suit_cpu(bfloat16=self.precision == "bfloat16")
         super()._create_aliases()
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:

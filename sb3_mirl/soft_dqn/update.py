@@ -15,6 +15,9 @@ from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
+CPU_ROWS = 256
+"""Observations that the CPU gives to the target network at once: more of them leave its caches."""
+
 Sampler = Callable[[int, int], Samples]
 """(number of minibatches, transitions in each) -> all their transitions, one minibatch after the other"""
 
@@ -69,24 +72,23 @@ def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, 
 
 def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
     """As :func:`all_at_once`, on n minibatches one after the other in ``data``."""
-    batches = split(make_batch(policy, data, rule, n), n)
+    batches = split(make_batch(policy, data, rule), n)
     return follow_losses(policy, th.stack([gradient_update(policy, batch, rule) for batch in batches]), rule)
 
 
 @th.no_grad()
-def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int = 1) -> Minibatch:
+def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
     """
     Transitions as the replay buffer gives them, with their targets.
 
-    :param n: number of minibatches in ``data``. The CPU evaluates the target network on one after the other: it saves no
-        launches, and needs less memory
     :raises ValueError: on the CPU, for a target that is not finite
     """
     discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
     rewards, discounts = data.rewards.squeeze(1), discounts * (1 - data.dones.squeeze(1))
-    parts = split(data, n) if rewards.device.type == "cpu" else [data]
+    at_once = CPU_ROWS if rewards.device.type == "cpu" else len(rewards)
+    parts = [_rows(data.next_observations, slice(i, i + at_once)) for i in range(0, len(rewards), at_once)]
     with _autocast(rewards, rule):
-        next_q = th.cat([policy.q_net_target(part.next_observations) for part in parts]).float()  # (n B, A)
+        next_q = th.cat([policy.q_net_target(part) for part in parts]).float()  # (n B, A)
     targets = soft_q_target(rewards, discounts, next_q, policy.log_prior, policy.beta)
     if rule.entropy_bonus:
         targets = targets + discounts * entropy_bonus(policy.log_prior.shape[0], policy.beta)
