@@ -6,7 +6,7 @@ Environment steps per second of training, side by side with SB3's DQN: same game
 
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
 installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
-is not counted.
+is not counted. Where the processor has no bfloat16, the peers that compute in it are left out.
 ``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
 buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
 """
@@ -44,10 +44,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn.checks import computes_bfloat16
 from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 
 BUFFER = 50_000
 T = TypeVar("T")
+SIZES = {"n_envs": (1, 2, 4, 8, 16, 32, 64, 128), "batch_size": (16, 32, 64, 128, 256, 512)}
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
 
@@ -100,7 +102,7 @@ def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm
     def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
         return lambda: cls(policy, our_env(args), **{**common, **kwargs})
 
-    return {
+    all_peers = {
         "SB3 DQN, 1 env (as installed)": lambda: DQN(policy, sb3_env(args, 1), **common),
         f"SB3 DQN, {args.n_envs} envs (tuned)": lambda: DQN(policy, sb3_env(args, args.n_envs), **tuned),
         f"contrib QRDQN, {args.n_envs} envs": lambda: QRDQN(policy, sb3_env(args, args.n_envs), **tuned),
@@ -111,6 +113,8 @@ def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm
         "ours DQN, fast, bfloat16": ours(SoftDQN, precision="bfloat16", **DQN_TARGET),
         "ours MIRL, fast, bfloat16": ours(MIRL, precision="bfloat16"),
     }
+    has_bfloat16 = computes_bfloat16(th.device(args.device))
+    return {name: make for name, make in all_peers.items() if has_bfloat16 or "bfloat16" not in name}
 
 
 def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
@@ -167,18 +171,19 @@ def summary(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def scaling(args: argparse.Namespace) -> pd.DataFrame:
-    rows = []
-    for n_envs in (1, 2, 4, 8, 16, 32, 64, 128):
-        varied = argparse.Namespace(**{**vars(args), "n_envs": n_envs})
-        alone = in_fresh_process(environments_alone, args.game, n_envs, args.seconds / 3)
-        rate = measure(varied, "ours MIRL, fast", args.seconds / 3)
-        rows.append(dict(vary="environments", value=n_envs, environments_alone=alone, **rate))
-        print(f"  {n_envs:4d} environments {rows[-1]['steps_per_s']:9.0f} env steps/s, alone {alone:9.0f}", flush=True)
-    for batch_size in (16, 32, 64, 128, 256, 512):
-        varied = argparse.Namespace(**{**vars(args), "batch_size": batch_size})
-        rows.append(dict(vary="batch size", value=batch_size, **measure(varied, "ours MIRL, fast", args.seconds / 3)))
-        print(f"  batch of {batch_size:4d}    {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
-    return pd.DataFrame(rows)
+    """MIRL's throughput against environments and batch size, medians over rounds in which all sizes take turns."""
+    rows: list[dict[str, Any]] = []
+    for round_ in range(args.rounds):
+        for vary, values in SIZES.items():
+            for value in values:
+                varied = argparse.Namespace(**{**vars(args), vary: value})
+                rows.append(dict(vary=vary, value=value, **measure(varied, "ours MIRL, fast", args.seconds / 3)))
+                if vary == "n_envs":
+                    alone = in_fresh_process(environments_alone, args.game, value, args.seconds / 3)
+                    rows[-1]["environments_alone"] = alone
+                rate = rows[-1]["steps_per_s"]
+                print(f"  round {round_ + 1}/{args.rounds}  {vary} {value:4d} {rate:9.0f} env steps/s", flush=True)
+    return pd.DataFrame(rows).groupby(["vary", "value"], sort=False).median().reset_index()
 
 
 def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFrame:
@@ -201,19 +206,23 @@ def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFr
 
 
 def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str) -> plt.Figure:
+    """Ratios to SB3's tuned DQN where it ran, else environment steps per second."""
+    tuned = [rate for name, rate in table["steps_per_s"].items() if str(name).endswith("(tuned)")]
+    unit, label = (tuned[0], "throughput, SB3's tuned DQN = 1") if tuned else (1.0, "environment steps per second")
     columns = 1 if scale is None else 3
     figure, axes = plt.subplots(1, columns, figsize=(2 + 5 * columns, 4), squeeze=False, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
     colors = ["#D55E00" if name.startswith("ours") else "#999999" for name in table.index]
-    bars = axes[0, 0].barh(list(table.index), table["steps_per_s"], color=colors)
-    axes[0, 0].bar_label(bars, fmt="%.0f", padding=3)
+    bars = axes[0, 0].barh(list(table.index), table["steps_per_s"] / unit, color=colors)
+    axes[0, 0].bar_label(bars, fmt="%.2f" if tuned else "%.0f", padding=3)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].set(xlabel="environment steps per second", title=title)
+    axes[0, 0].set(xlabel=label)
     if scale is not None:
         for axis, (vary, part) in zip(axes[0, 1:], scale.groupby("vary", sort=False), strict=True):
-            axis.plot(part["value"], part["steps_per_s"], "o-", color="#D55E00", label="training MIRL")
-            if vary == "environments":
-                axis.plot(part["value"], part["environments_alone"], "o--", color="#999999", label="environments alone")
-            axis.set(xscale="log", yscale="log", xlabel=str(vary), ylabel="environment steps per second")
+            axis.plot(part["value"], part["steps_per_s"] / unit, "o-", color="#D55E00", label="training MIRL")
+            if vary == "n_envs":
+                axis.plot(part["value"], part["environments_alone"] / unit, "o--", color="#999999", label="environments alone")
+            axis.set(xscale="log", yscale="log", xlabel=str(vary), ylabel=label)
             axis.set_xticks(part["value"], [f"{value}" for value in part["value"]])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -231,7 +240,9 @@ def machine(device: th.device) -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.processor()
     cores = f"{len(os.sched_getaffinity(0))} cores of {cpu}"
-    return f"{th.cuda.get_device_name(device)}, {cores}" if device.type == "cuda" else cores
+    if device.type == "cuda":
+        return f"{th.cuda.get_device_name(device)}, {cores}"
+    return f"{cores} ({th.backends.cpu.get_cpu_capability()})"
 
 
 def main() -> None:

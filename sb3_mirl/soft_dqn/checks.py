@@ -53,7 +53,7 @@ def check_arguments(model: "SoftDQN") -> None:
     if model.precision == "bfloat16" and model.env is not None and not computes_bfloat16(model.device):
         warnings.warn(
             'precision="bfloat16" trains slowly on this processor, which has no instructions for it (AVX-512 at least): '
-            'at an eighth of the speed where it was measured. Use "float32" here.'
+            'at about a tenth of the speed where it was measured. Use "float32" here.'
         )
 
 

@@ -69,8 +69,9 @@ class SoftDQN(RunningDQN):
     :param entropy_bonus: False regularises with the KL to the uniform prior; True with the entropy
         (no log|A| in the target, Schulman et al. 2017, Eq. 83)
     :param update_path: "fast" draws the minibatches of a rollout at once, evaluates the target network on all of them
-        in one pass and uses the memory layout of the device; "eager" does one after the other, as SB3 does
-    :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32)
+        together and suits memory layout and products to the device; "eager" does one after the other, as SB3 does
+    :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32); of
+        use on a GPU, and on a CPU with AVX-512
     :param stats_window_size: episodes in the moving averages of ``rollout/``
     :param tensorboard_log: directory of the TensorBoard logs, None for no logs
     :param policy_kwargs: arguments of the policy
