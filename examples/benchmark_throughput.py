@@ -7,6 +7,7 @@ Environment steps per second of training, side by side with SB3's DQN: same game
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
 installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
 is not counted. Where the processor has no bfloat16, the peers that compute in it are left out.
+On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN.
 ``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
 buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
 """
@@ -205,15 +206,16 @@ def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFr
     return pd.DataFrame([dict(transitions=buffer.size() * n_envs, rss_gb=peak / 1e9, vram_gb=vram / 1e9, sb3_gb=sb3 / 1e9)])
 
 
-def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str) -> plt.Figure:
-    """Ratios to SB3's tuned DQN where it ran, else environment steps per second."""
-    tuned = [rate for name, rate in table["steps_per_s"].items() if str(name).endswith("(tuned)")]
+def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str, absolute: bool) -> plt.Figure:
+    """Environment steps per second where ``absolute`` or SB3's tuned DQN did not run, else ratios to its."""
+    rates = table["steps_per_s"]
+    tuned = [] if absolute else [rate for name, rate in rates.items() if str(name).endswith("(tuned)")]
     unit, label = (tuned[0], "throughput, SB3's tuned DQN = 1") if tuned else (1.0, "environment steps per second")
     columns = 1 if scale is None else 3
     figure, axes = plt.subplots(1, columns, figsize=(2 + 5 * columns, 4), squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize="medium")
     colors = ["#D55E00" if name.startswith("ours") else "#999999" for name in table.index]
-    bars = axes[0, 0].barh(list(table.index), table["steps_per_s"] / unit, color=colors)
+    bars = axes[0, 0].barh(list(table.index), rates / unit, color=colors)
     axes[0, 0].bar_label(bars, fmt="%.2f" if tuned else "%.0f", padding=3)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set(xlabel=label)
@@ -276,7 +278,7 @@ def main() -> None:
     if args.scaling:
         scale = scaling(args)
         scale.to_csv(args.out / "scaling.csv", index=False)
-    draw(table, scale, title).savefig(args.out / "throughput.png", dpi=130)
+    draw(table, scale, title, absolute=device.type == "cuda").savefig(args.out / "throughput.png", dpi=130)
     if args.memory:
         used = in_fresh_process(memory, args.device)
         used.to_csv(args.out / "memory.csv", index=False)

@@ -65,8 +65,8 @@ class SoftQNetwork(QNetwork):
 
 class TransposedLinear(nn.Linear):
     """
-    ``nn.Linear`` by the transposed products, y' = W x' and dL/dx' = W' (dL/dy)': MKL shares out the larger dimension of the
-    result between its threads, and minibatches are small. Same results up to rounding.
+    ``nn.Linear`` by the transposed products, y' = W x' and dL/dx' = W' (dL/dy)', which MKL computes faster where minibatches
+    are as small as DQN's. Same results up to rounding.
     """
 
     def forward(self, x: th.Tensor) -> th.Tensor:
