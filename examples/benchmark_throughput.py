@@ -51,6 +51,7 @@ from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 BUFFER = 50_000
 T = TypeVar("T")
 SIZES = {"n_envs": (1, 2, 4, 8, 16, 32, 64, 128), "batch_size": (16, 32, 64, 128, 256, 512)}
+TUNED = "x SB3 tuned"  # a column
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
 
@@ -166,7 +167,7 @@ def summary(raw: pd.DataFrame) -> pd.DataFrame:
     wide = raw.pivot(index="round", columns="peer", values="steps_per_s")
     table = raw.groupby("peer", sort=False)[["steps_per_s", "updates_per_s", "steps_per_update"]].median()
     for reference in (name for name in table.index if name.startswith("SB3 DQN")):
-        column = "x SB3 as installed" if "installed" in reference else "x SB3 tuned"
+        column = "x SB3 as installed" if "installed" in reference else TUNED
         table[column] = wide.div(wide[reference], axis=0).median()
     return table
 
@@ -208,15 +209,15 @@ def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFr
 
 def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str, absolute: bool) -> plt.Figure:
     """Environment steps per second where ``absolute`` or SB3's tuned DQN did not run, else ratios to its."""
-    rates = table["steps_per_s"]
-    tuned = [] if absolute else [rate for name, rate in rates.items() if str(name).endswith("(tuned)")]
-    unit, label = (tuned[0], "throughput, SB3's tuned DQN = 1") if tuned else (1.0, "environment steps per second")
+    relative = TUNED in table and not absolute
+    label = "throughput, SB3's tuned DQN = 1" if relative else "environment steps per second"
+    unit = float(table["steps_per_s"].filter(like="(tuned)").iloc[0]) if relative else 1.0
     columns = 1 if scale is None else 3
     figure, axes = plt.subplots(1, columns, figsize=(2 + 5 * columns, 4), squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize="medium")
     colors = ["#D55E00" if name.startswith("ours") else "#999999" for name in table.index]
-    bars = axes[0, 0].barh(list(table.index), rates / unit, color=colors)
-    axes[0, 0].bar_label(bars, fmt="%.2f" if tuned else "%.0f", padding=3)
+    bars = axes[0, 0].barh(list(table.index), table[TUNED if relative else "steps_per_s"], color=colors)
+    axes[0, 0].bar_label(bars, fmt="%.2f" if relative else "%.0f", padding=3)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set(xlabel=label)
     if scale is not None:
