@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, so that two workers on two cores do not fight; small nets; a scripted environment."""
+"""Shared by all tests: one thread, as two workers share two cores; small nets; stand-ins for an environment and a GPU."""
 
 from copy import deepcopy
 from typing import Any
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
@@ -44,6 +46,19 @@ class ScriptedEnv(gym.Env[np.ndarray, int]):
 
     def _observation(self) -> np.ndarray:
         return self.np_random.uniform(-1, 1, 4).astype(np.float32)
+
+
+class OnTheDeviceOnly(TorchDispatchMode):
+    """
+    Nothing of the host's goes into an operator or comes out of one, on the meta device, which stands for a GPU where there
+    is none: reading a value fails there by itself.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, th.Tensor)]
+        assert all(tensor.is_meta for tensor in tensors), func
+        return result
 
 
 SMALL: dict[str, Any] = dict(

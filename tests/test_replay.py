@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import (
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.replay.layout import FrameLayout
 from sb3_mirl.replay.pool import FramePool, upload
+from tests.conftest import OnTheDeviceOnly
 
 K = 4
 SPACE = spaces.Box(0, 255, (K, 4, 6), np.uint8)  # 24 bytes per frame: compared in words
@@ -204,6 +205,19 @@ def test_device_path_draws_from_all_and_only_stored_transitions():
         theirs.add(*transition)
     rewards = ours.sample(1000).rewards.unique()
     assert np.array_equal(rewards.numpy(), np.unique(theirs.rewards[:7]))
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_sampling_on_the_device_asks_nothing_of_the_host(n_steps):
+    buffer = FrameReplayBuffer(400, SPACE, ACTIONS, "meta", n_envs=2, storage_device="meta", n_steps=n_steps)
+    stream = Stream(n_envs=2, n_colours=200)
+    for events, grown in (("go on", False), ("terminate", True)):  # episodes of one step need more frames than there are
+        for _ in range(300):
+            buffer.add(*stream.step([events] * 2))
+        assert (buffer._writer.pool.extra is not None) == grown
+        with OnTheDeviceOnly():
+            batch = buffer.sample_batches(3, 8)
+        assert batch.observations.is_meta and batch.observations.shape == (24, *SPACE.shape)
 
 
 def test_samples_own_their_memory():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,19 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from stable_baselines3.dqn.policies import QNetwork
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_mirl import MIRL, SoftDQN
+from sb3_mirl import MIRL, PriorCallback, SoftDQN
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn import update
+from sb3_mirl.soft_dqn import networks, update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.policies import CnnPolicy
-from tests.conftest import ScriptedEnv, copy_of
+from tests.conftest import OnTheDeviceOnly, ScriptedEnv, copy_of
 
 cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 
 
 def image_model(device: str = "cpu", **kwargs: Any) -> MIRL:
     env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(4, 36, 36, channel_first=True)] * 2), 4, channels_order="first")
-    model = MIRL("CnnPolicy", env, learning_starts=40, buffer_size=500, seed=0, device=device, beta_init=1.0, **kwargs)
+    model = MIRL("CnnPolicy", env, learning_starts=40, buffer_size=500, seed=0, device=device, **{"beta_init": 1.0, **kwargs})
     return model.learn(80)
 
 
@@ -87,6 +88,28 @@ def test_mirl_adds_less_than_5_percent_of_operators_to_dqns_updates() -> None:
         counts.append(operators.n)
     mirl, dqn = counts
     assert 16 * 20 < dqn < mirl < 1.05 * dqn
+
+
+@pytest.mark.parametrize("kwargs", [dict(), dict(entropy_bonus=True), dict(beta_schedule="constant", beta_init=float("inf"))])
+def test_updates_and_prior_ask_nothing_of_the_host(kwargs: dict[str, Any], monkeypatch: Any) -> None:
+    """
+    A CUDA graph can capture no copy from or to the host, and no look at a value. Autocast and fused optimisers are not
+    made for the meta device.
+    """
+    model = image_model(**kwargs, update_path="eager")
+    data = update.sampler(model.replay_buffer, None)(3, 8)  # type: ignore[arg-type]
+    on_device = type(data)(*(None if column is None else column.to("meta") for column in data))
+    policy = model.policy.to("meta")
+    q, callback = th.empty(2, 4, device="meta"), PriorCallback()
+    callback.model = model
+    monkeypatch.setattr(update, "_autocast", lambda like, rule: nullcontext())
+    monkeypatch.setattr(networks, "_computes_in", lambda device_type: th.float32)
+    monkeypatch.setattr(policy.optimizer, "step", lambda: None)
+    with OnTheDeviceOnly():
+        losses = update.updates_on(policy, on_device, model._update_rule(), 3)
+        policy.greedy_actions(q)
+        callback._fold(q)
+    assert losses.is_meta and losses.shape == (3,)
 
 
 def test_bfloat16_is_close_and_keeps_float32_weights() -> None:
