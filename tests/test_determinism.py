@@ -23,7 +23,7 @@ from sb3_mirl.tabular import SoftQLearning, TabularMIRL, learn_side_by_side
 from tests.conftest import SMALL, ScriptedEnv
 
 ROOT = Path(__file__).resolve().parents[1]
-CARTPOLE = ("CartPole-v1", 5000)
+CARTPOLE = ("CartPole-v1", 2000)
 # name -> class, environment and steps, number of environments, update path
 RUNS: dict[str, tuple[type[SoftDQN], tuple[str, int], int, str]] = {
     "mirl fast 1": (MIRL, CARTPOLE, 1, "fast"),
