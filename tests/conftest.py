@@ -48,6 +48,11 @@ class ScriptedEnv(gym.Env[np.ndarray, int]):
         return self.np_random.uniform(-1, 1, 4).astype(np.float32)
 
 
+def tensors_in(values: Any) -> list[th.Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, th.Tensor)]
+
+
 class OnTheDeviceOnly(TorchDispatchMode):
     """
     Nothing of the host's goes into an operator or comes out of one, on the meta device, which stands for a GPU where there
@@ -56,8 +61,7 @@ class OnTheDeviceOnly(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, th.Tensor)]
-        assert all(tensor.is_meta for tensor in tensors), func
+        assert all(tensor.is_meta for tensor in tensors_in((args, kwargs, result))), func
         return result
 
 

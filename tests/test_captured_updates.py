@@ -10,12 +10,11 @@ import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sb3_mirl import MIRL
 from sb3_mirl.soft_dqn import captured, update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
-from tests.conftest import ScriptedEnv, copy_of
+from tests.conftest import ScriptedEnv, copy_of, tensors_in
 
 
 class RecordedGraph(TorchDispatchMode):
@@ -30,19 +29,15 @@ class RecordedGraph(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._steps.append((lambda: func(*args, **(kwargs or {})), _tensors(result)))
+        self._steps.append((lambda: func(*args, **(kwargs or {})), tensors_in(result)))
         return result
 
     @th.no_grad()
     def replay(self) -> None:
         for run, places in self._steps:
-            for place, value in zip(places, _tensors(run()), strict=True):
+            for place, value in zip(places, tensors_in(run()), strict=True):
                 if place.data_ptr() != value.data_ptr():  # else a view, or changed in place
                     place.copy_(value)
-
-
-def _tensors(values: Any) -> list[th.Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, th.Tensor)]
 
 
 class Stream:

@@ -24,9 +24,9 @@ from tests.conftest import OnTheDeviceOnly, ScriptedEnv, copy_of
 cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 
 
-def image_model(device: str = "cpu", **kwargs: Any) -> MIRL:
+def image_model(device: str = "cpu", beta_init: float = 1.0, **kwargs: Any) -> MIRL:
     env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(4, 36, 36, channel_first=True)] * 2), 4, channels_order="first")
-    model = MIRL("CnnPolicy", env, learning_starts=40, buffer_size=500, seed=0, device=device, **{"beta_init": 1.0, **kwargs})
+    model = MIRL("CnnPolicy", env, learning_starts=40, buffer_size=500, seed=0, device=device, beta_init=beta_init, **kwargs)
     return model.learn(80)
 
 
