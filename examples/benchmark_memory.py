@@ -26,7 +26,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl import MIRL, plots
-from sb3_mirl.claim import claimed
+from sb3_mirl.common.files import claimed
 
 POINTS = 500
 

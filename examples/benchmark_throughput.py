@@ -13,7 +13,6 @@ buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and th
 """
 
 import argparse
-import os
 import platform
 import resource
 import time
@@ -43,6 +42,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from sb3_mirl import MIRL, SoftDQN
+from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn.checks import computes_bfloat16
@@ -83,7 +83,7 @@ def sb3_env(args: argparse.Namespace, n_envs: int) -> VecEnv:
     if args.env_id:
         return make_vec_env(args.env_id, n_envs, seed=0)
     gym.register_envs(ale_py)
-    many_cores = len(os.sched_getaffinity(0)) >= n_envs > 1
+    many_cores = usable_cpus() >= n_envs > 1
     kind = SubprocVecEnv if many_cores else DummyVecEnv
     return VecFrameStack(make_atari_env(f"{args.game}NoFrameskip-v4", n_envs, seed=0, vec_env_cls=kind), 4)
 
@@ -126,7 +126,7 @@ def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, fl
 
 def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
     if args.device == "cpu":
-        th.set_num_threads(len(os.sched_getaffinity(0)))
+        th.set_num_threads(usable_cpus())
     model, clock = peers(args)[peer](), Clock(seconds, 2 * args.warm_up)
     model.learn(10**9, callback=clock)
     result = clock.result()
@@ -242,7 +242,7 @@ def machine(device: th.device) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.processor()
-    cores = f"{len(os.sched_getaffinity(0))} cores of {cpu}"
+    cores = f"{usable_cpus()} cores of {cpu}"
     if device.type == "cuda":
         return f"{th.cuda.get_device_name(device)}, {cores}"
     return f"{cores} ({th.backends.cpu.get_cpu_capability()})"

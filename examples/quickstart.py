@@ -20,7 +20,7 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
-from sb3_mirl.claim import claimed
+from sb3_mirl.common.files import claimed
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.plots import plot_prior_history
 

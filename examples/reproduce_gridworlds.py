@@ -22,7 +22,7 @@ from scipy.stats import ttest_rel
 
 import sb3_mirl  # noqa: F401  registers the gridworlds
 from sb3_mirl import plots
-from sb3_mirl.claim import claimed
+from sb3_mirl.common.files import claimed
 from sb3_mirl.envs.gridworld import MAPS
 from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMDP, TabularMIRL, learn_side_by_side, soft_value_iteration
 from sb3_mirl.tabular.agent import TabularAgent

@@ -13,7 +13,7 @@ from stable_baselines3 import DQN
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.checkpoint import CheckpointError, folder
-from sb3_mirl.claim import FolderInUse
+from sb3_mirl.common.files import FolderInUse
 from tests.conftest import SMALL, ScriptedEnv
 from tests.interrupted import assert_same
 from tests.killed import STARTED

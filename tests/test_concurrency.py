@@ -13,7 +13,7 @@ import psutil
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_mirl.claim import FolderInUse, claimed
+from sb3_mirl.common.files import FolderInUse, claimed
 from sb3_mirl.experiments import cell as cells
 from sb3_mirl.experiments import runner
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, run_cell

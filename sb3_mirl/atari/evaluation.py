@@ -10,7 +10,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.ranges import check_choice, check_range
+from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.soft_dqn import SoftDQN
 
 EXPLORATIONS = ("prior", "uniform", "none")

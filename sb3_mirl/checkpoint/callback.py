@@ -12,13 +12,12 @@ from pathlib import Path
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_mirl.checkpoint.files import Write
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, Checkpoint, CheckpointFolder
 from sb3_mirl.checkpoint.interrupts import DeferredSignals
 from sb3_mirl.checkpoint.memory import save_memory
 from sb3_mirl.checkpoint.states import Run, get_state
-from sb3_mirl.claim import claimed
-from sb3_mirl.ranges import check_range
+from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.files import Write, claimed
 from sb3_mirl.soft_dqn import SoftDQN
 
 

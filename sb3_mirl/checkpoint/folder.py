@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_mirl.checkpoint.files import CheckpointError, Checksum, Write, check_file, sync_folder, write_file
+from sb3_mirl.common.files import Checksum, DamagedFile, Write, check_file, sync_folder, write_file
 
 MANIFEST, MODEL, STATE = "manifest.json", "model.zip", "state.pkl.z"
 MEMORY = "memory"  # folder of the chunks
+
+
+class CheckpointError(DamagedFile):
+    """A checkpoint that is missing or damaged; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,11 @@ class Checkpoint:
         """
         :raises CheckpointError: naming the first file that is not as it was written
         """
-        for name, expected in self.files.items():
-            check_file(self.path.parent / name, expected)
+        try:
+            for name, expected in self.files.items():
+                check_file(self.path.parent / name, expected)
+        except DamagedFile as error:
+            raise CheckpointError(str(error)) from error
 
 
 class CheckpointFolder:

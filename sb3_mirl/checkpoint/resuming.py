@@ -9,11 +9,10 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_mirl.checkpoint.files import CheckpointError
-from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, CheckpointFolder
+from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, CheckpointError, CheckpointFolder
 from sb3_mirl.checkpoint.memory import load_memory
 from sb3_mirl.checkpoint.states import Run, set_state
-from sb3_mirl.claim import claimed
+from sb3_mirl.common.files import claimed
 from sb3_mirl.soft_dqn import SoftDQN
 
 

@@ -9,9 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl.checkpoint.callback_states import get_callback_states, set_callback_states
 from sb3_mirl.checkpoint.environments import restore_environment, save_environment
-from sb3_mirl.checkpoint.files import Checksum
 from sb3_mirl.checkpoint.memory import SavedMemory
 from sb3_mirl.checkpoint.random_states import get_random_states, set_random_states
+from sb3_mirl.common.files import Checksum
 from sb3_mirl.mirl import MIRL, PriorCallback
 from sb3_mirl.soft_dqn import SoftDQN
 

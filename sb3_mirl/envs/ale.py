@@ -1,7 +1,6 @@
 """What ALE must be told: ROM ids for every spelling of a game, seeds, threads."""
 
 import difflib
-import os
 import re
 from functools import cache
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+
+from sb3_mirl.common.workers import usable_cpus
 
 try:
     from ale_py import ALEVectorInterface, roms
@@ -111,7 +112,7 @@ def thread_count(n_envs: int, num_threads: int | None) -> int:
     """The number of C++ threads: ``num_threads``, or one per CPU that this process may use; at most ``n_envs``."""
     if num_threads is None:
         # ALE would ask std::thread::hardware_concurrency(), which counts the machine's CPUs, not those this process may use
-        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = usable_cpus()
     # each thread spins before it sleeps, so more threads than envs only take CPU time from the learner;
     # and the wake-up calls that end them share a ring of 2 n_envs entries with the actions
     return min(at_least(1, "num_threads", num_threads), n_envs)

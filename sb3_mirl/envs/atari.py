@@ -9,9 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_mirl.common.arguments import check_range
 from sb3_mirl.envs.ale import CONTINUE_RNG, SCREEN_SIZE, ale_seed, at_least, gym_spec, make_vector, rom_id, thread_count
 from sb3_mirl.envs.shared import SharedAttributesVecEnv
-from sb3_mirl.ranges import check_range
 
 # 60 frames/s: 30 minutes of play in training, the 5 minutes of Mnih et al. (2015) in evaluation
 TRAINING_FRAMES = 108_000

@@ -15,7 +15,7 @@ from gymnasium.envs.toy_text.utils import categorical_sample
 from gymnasium.utils import colorize
 from numpy.typing import NDArray
 
-from sb3_mirl.ranges import check_choice, check_range
+from sb3_mirl.common.arguments import check_choice, check_range
 
 WALL, FREE, GOAL = "#", ".", "G"
 

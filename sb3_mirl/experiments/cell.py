@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import EPSILON, N_EPISODES
 from sb3_mirl.checkpoint import ResumableCheckpoint, resume
-from sb3_mirl.claim import claimed
+from sb3_mirl.common.files import claimed
 from sb3_mirl.experiments.agents import AGENTS, make_agent
 from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
 from sb3_mirl.soft_dqn import SoftDQN

@@ -15,7 +15,8 @@ from typing import Any
 import torch as th
 from tqdm import tqdm
 
-from sb3_mirl.claim import FolderInUse
+from sb3_mirl.common.files import FolderInUse
+from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.experiments.cell import Cell, Settings, Suite, is_done, run_cell
 
 POLL_SECONDS = 0.5
@@ -42,7 +43,7 @@ def run_all(
     todo = [cell for cell in cells if not is_done(cell, settings, out)]
     context = multiprocessing.get_context("spawn")
     steps = context.Queue()
-    threads = max(1, _cpu_count() // jobs)
+    threads = max(1, usable_cpus() // jobs)
     with (
         _progress_bar(len(cells) * settings.timesteps) as bar,
         ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(steps, threads)) as pool,
@@ -77,10 +78,6 @@ def _progress_bar(total: int) -> Any:
     # a log file gets a line now and then, not one for every update
     interval = 0.5 if sys.stderr.isatty() else 60.0
     return tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=interval, maxinterval=interval)
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker(steps: Any, threads: int) -> None:

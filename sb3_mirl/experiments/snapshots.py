@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.atari.evaluation import evaluate
-from sb3_mirl.files import read_arrays
+from sb3_mirl.common.files import read_arrays
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
 

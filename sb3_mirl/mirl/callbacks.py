@@ -10,9 +10,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from sb3_mirl.files import write_whole
+from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.files import write_whole
 from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, kkt_gap, mutual_information, update_prior
-from sb3_mirl.ranges import check_range
 
 if TYPE_CHECKING:
     from sb3_mirl.mirl.mirl import MIRL

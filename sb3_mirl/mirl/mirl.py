@@ -7,9 +7,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
+from sb3_mirl.common.arguments import check_range
 from sb3_mirl.maths import mixed_with_uniform
 from sb3_mirl.mirl.callbacks import PriorCallback
-from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 from sb3_mirl.soft_dqn.soft_dqn import SoftDQN
 

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from sb3_mirl.ranges import check_choice, check_range
+from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 if TYPE_CHECKING:

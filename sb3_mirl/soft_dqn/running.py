@@ -12,12 +12,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
+from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.workers import watched
 from sb3_mirl.maths import linear_beta
-from sb3_mirl.ranges import check_range
 from sb3_mirl.soft_dqn import checks, memory
 from sb3_mirl.soft_dqn.allocator import keep_freed_memory
 from sb3_mirl.soft_dqn.updating import UpdatingDQN
-from sb3_mirl.soft_dqn.workers import watched
 
 SelfRunningDQN = TypeVar("SelfRunningDQN", bound="RunningDQN")
 

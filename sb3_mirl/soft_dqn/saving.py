@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.dqn.dqn import DQN
 
-from sb3_mirl.files import check_archive, write_whole
+from sb3_mirl.common.files import check_archive, write_whole
 from sb3_mirl.soft_dqn import weights
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 

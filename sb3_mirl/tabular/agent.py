@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from tqdm.rich import tqdm
 
-from sb3_mirl.files import check_archive, write_whole
-from sb3_mirl.ranges import check_choice, check_range
+from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.common.files import check_archive, write_whole
 from sb3_mirl.tabular import kernels
 from sb3_mirl.tabular.kernels import UNIFORM, Cursor, Evaluation, Rule, Tables
 from sb3_mirl.tabular.records import Records

@@ -8,7 +8,6 @@ while learning, its authors' (public reproduction report).
 """
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
@@ -16,7 +15,8 @@ from typing import Any, Literal
 import gymnasium as gym
 from tqdm.rich import tqdm
 
-from sb3_mirl.ranges import check_range
+from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.tabular.agent import Agent, TabularAgent
 from sb3_mirl.tabular.kernels import MARGINAL, PRIOR, UNIFORM, Rule
 
@@ -134,7 +134,7 @@ def learn_side_by_side(
     :param learn_arguments: of ``TabularAgent.learn``
     :return: ``agents``
     """
-    n_jobs = n_jobs or len(os.sched_getaffinity(0))
+    n_jobs = n_jobs or usable_cpus()
     with ThreadPoolExecutor(n_jobs) as pool, tqdm(total=len(agents), unit="run", disable=not progress_bar) as bar:
         runs = [pool.submit(agent.learn, total_timesteps, **learn_arguments) for agent in agents]
         for run in as_completed(runs):

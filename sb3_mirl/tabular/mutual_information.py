@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, rel_entr
 
-from sb3_mirl.ranges import check_range
+from sb3_mirl.common.arguments import check_range
 from sb3_mirl.tabular.chains import StateDistribution, state_distribution
 from sb3_mirl.tabular.mdp import Array, TabularMDP
 from sb3_mirl.tabular.planning import SoftSolution, check_beta, checked_log_prior, solve_soft_values

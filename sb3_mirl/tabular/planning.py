@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from sb3_mirl.ranges import is_number
+from sb3_mirl.common.arguments import is_number
 from sb3_mirl.tabular.chains import policy_matrix, solve_chain
 from sb3_mirl.tabular.mdp import Array, TabularMDP
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_mirl.ranges import is_number
+from sb3_mirl.common.arguments import is_number
 
 _TOLERANCE = 1e-6  # of a sum of probabilities
 

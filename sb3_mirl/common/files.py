@@ -1,14 +1,35 @@
-"""Files that are whole: written beside the old one before they take its place, and checked before they are read."""
+"""Files that are complete or absent: written beside the old one, synced, renamed; and checked before they are read."""
 
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BufferedWriter
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from stable_baselines3.common.save_util import open_path
+
+Write = Callable[[BufferedWriter], object]
+_BLOCK = 1 << 20  # bytes read at once
+
+
+class FolderInUse(RuntimeError):
+    """Another process writes to the folder."""
+
+
+class DamagedFile(RuntimeError):
+    """A file that is not the one that was written; the message names it."""
+
+
+class Checksum(NamedTuple):
+    """Size in bytes and CRC-32 of a complete file."""
+
+    size: int
+    crc32: int
 
 
 def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
@@ -30,7 +51,9 @@ def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         write(part)
+        sync_file(part)
         os.replace(part, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}; what was in {target} before is still there") from error
     finally:
@@ -86,3 +109,79 @@ def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarra
     if len(set(lengths.values())) > 1 or () in lengths.values():
         raise ValueError(f"The arrays in {path} must be of one length, got {lengths}. Remove it.")
     return arrays
+
+
+def checksum(path: pathlib.Path) -> Checksum:
+    """
+    :param path: a file
+    :return: its size and CRC-32
+    """
+    crc = size = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return Checksum(size, crc)
+
+
+def write_file(path: pathlib.Path, write: Write) -> Checksum:
+    """
+    :param path: name of the new file
+    :param write: writes its content
+    :return: checksum of the file, which is on the disk and not only in the system's cache
+    :raises OSError: if there is no room
+    """
+    with open(path, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return checksum(path)
+
+
+def sync_file(path: pathlib.Path) -> None:
+    """Make the content of a file outlive a power cut."""
+    # Windows syncs what is open for writing only
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_file(path: pathlib.Path, expected: Checksum) -> None:
+    """
+    :raises DamagedFile: if the file is not the one that was written
+    """
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from error
+    if found.size != expected.size:
+        raise DamagedFile(f"{path} is damaged: it has {found.size} bytes instead of {expected.size}")
+    if found != expected:
+        raise DamagedFile(f"{path} is damaged: its checksum is {found.crc32:08x} instead of {expected.crc32:08x}")
+
+
+def sync_folder(path: pathlib.Path) -> None:
+    """Make new names in a folder outlive a power cut."""
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere folders cannot be opened
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def claimed(folder: pathlib.Path) -> Iterator[None]:
+    """
+    Holds a lock on ``folder``, which is made. The system gives it back when the process ends, however it ends.
+
+    :raises FolderInUse: if another process holds it
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise FolderInUse(f"Another process is writing to {folder}: wait for it, or choose another folder.") from None
+    with lock:
+        yield

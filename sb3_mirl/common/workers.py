@@ -1,5 +1,6 @@
-"""What becomes of training when an environment's worker process dies."""
+"""Processors, and worker processes that die during training."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,13 @@ from typing import Any
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 PATIENCE = 1.0  # seconds: a pipe may be seen to break before its process is seen to have ended
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use; elsewhere than on Linux, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
