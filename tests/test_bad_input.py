@@ -139,7 +139,7 @@ ROWS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
      ValueError, "SoftDQN has none"),
     ("callback-points", lambda: PriorCallback(max_points=1), ValueError, r"max_points=1 must be an integer in \[2"),
     ("callback-window", lambda: PriorCallback(window=0), ValueError, "window=0"),
-    ("callback-empty", lambda: PriorCallback().save("prior.npz"), ValueError, r"give it to MIRL.learn\(callback"),
+    ("callback-empty", lambda: PriorCallback().save("prior.npz"), ValueError, r"give it to learn\(callback"),
     # formulas
     ("soft-value-beta-text", lambda: maths.soft_value(Q, LOG_PRIOR, "1"), ValueError, r"in \[0, inf\], got '1'"),
     ("soft-value-prior-nan", lambda: maths.soft_value(Q, NAN_PRIOR.log(), 1.0), ValueError, "log_prior must hold.*nan"),

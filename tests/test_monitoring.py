@@ -52,20 +52,23 @@ def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: 
     assert all(f"prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
 
 
-def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: dict[str, Any]) -> None:
+@pytest.mark.parametrize("steps", [60, 399], ids=["fewer than the window", "more"])
+def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: dict[str, Any], steps: int) -> None:
     callback = PriorCallback(window=50)
     seen: list[np.ndarray] = []
     model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 3), prior_lr=0.01, beta_init=3.0, **small)
-    original = callback._fold
+    original = callback.fold
 
-    def spy(q: Any) -> None:
-        rho, beta = model.prior, model.beta
+    def spy(log_probs: Any) -> None:
+        q, rho, beta = model.rollout_q_values, model.prior, model.beta
+        assert q is not None
         weights = rho * np.exp(beta * (q.double() - q.double().amax(1, keepdim=True)).numpy())
         seen.extend(weights / weights.sum(1, keepdims=True))
-        original(q)
+        original(log_probs)
 
-    callback._fold = spy  # type: ignore[method-assign]
-    model.learn(400, callback=callback)
+    callback.fold = spy  # type: ignore[method-assign]
+    model.learn(steps, callback=callback)
+    assert (len(seen) < 50) == (steps == 60) and seen
     recent = np.array(seen[-50:])
     expected = (recent * np.log(recent / recent.mean(0))).sum(1).mean()
     assert callback.mutual_information() == pytest.approx(expected, rel=1e-6) and expected > 1e-6

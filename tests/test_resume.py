@@ -141,4 +141,4 @@ class TestSteps:
         arguments = {key: value for key, value in ARGUMENTS.items() if key != "prior_lr"}
         SoftDQN("MlpPolicy", "CartPole-v1", **arguments).learn(200, callback=ResumableCheckpoint(tmp_path / "soft"))
         model = resume(tmp_path / "soft", "CartPole-v1", gamma=0.5)
-        assert type(model) is SoftDQN and model.gamma == 0.5 and model.num_timesteps == 200
+        assert isinstance(model, SoftDQN) and not isinstance(model, MIRL) and model.gamma == 0.5 and model.num_timesteps == 200

@@ -74,7 +74,7 @@ def test_one_update_by_hand(small: dict[str, Any]) -> None:
         loss = F.smooth_l1_loss(model.q_net(data.observations).gather(1, data.actions)[:, 0], target)
     np.random.seed(1)
     model.train(gradient_steps=1, batch_size=8)
-    assert model._mean_loss is not None and model._mean_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert model.mean_loss is not None and model.mean_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert model.beta == pytest.approx(0.75 * beta + 0.25 / loss.item(), rel=1e-5)
 
 
@@ -88,8 +88,8 @@ def test_entropy_bonus_adds_log_a_over_beta(small: dict[str, Any]) -> None:
         model.replay_buffer.rewards[:] = 0  # type: ignore[union-attr]
         np.random.seed(0)
         model.train(gradient_steps=1, batch_size=200)
-        assert model._mean_loss is not None
-        return model._mean_loss.item()
+        assert model.mean_loss is not None
+        return model.mean_loss.item()
 
     assert target_gap(False) == pytest.approx(0, abs=1e-12)
     bonus = 0.99 * math.log(3) / 0.5

@@ -10,13 +10,14 @@ from secrets import token_hex
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.common.files import Write
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn import SoftDQN
 
 CHUNK_BYTES = 1 << 26  # of a chunk before compression: bounds the memory that saving takes
 # of zlib: frames shrink to a fortieth at 260 MB/s; level 6 takes four times as long for half the size
@@ -37,20 +38,21 @@ class SavedMemory:
     n_added: int = 0
     num_timesteps: int = 0
 
-    def expected(self, model: SoftDQN) -> int:
-        """Number of rows that have come to the memory by now, if nothing but learning has changed it."""
+    def expected(self, model: BaseAlgorithm) -> int:
+        """Return the number of rows that have come to the memory by now, if nothing but learning has changed it."""
         return self.n_added + (model.num_timesteps - self.num_timesteps) // model.n_envs
 
 
-def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[str, Any], dict[str, Write]]:
+def save_memory(model: BaseAlgorithm, saved: SavedMemory) -> tuple[SavedMemory, dict[str, Any], dict[str, Write]]:
     """
-    What has to be written so that the replay memory of ``model`` is on disk.
+    Determine what has to be written so that the replay memory of a model is on disk.
 
-    :param model: the model, between two rollouts
+    :param model: the model, between two rollouts; on-policy algorithms have no memory
     :param saved: what is on disk already
     :return: what will be on disk then, the small rest of the memory, and the new chunks
     """
-    assert model.replay_buffer is not None
+    if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
+        return SavedMemory(), {}, {}
     rows = rows_of(model.replay_buffer, saved.expected(model))
     kind = _kind(model.replay_buffer)
     if rows is None:
@@ -70,9 +72,9 @@ def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[s
     return SavedMemory(chunks, rows.n_added, model.num_timesteps), {**kind, "position": rows.get_position()}, new
 
 
-def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
+def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
     """
-    Fills the replay memory of ``model``.
+    Fill the replay memory of a model.
 
     :param model: a model with an empty replay memory
     :param folder: where the chunks are
@@ -81,6 +83,8 @@ def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str
     :param truncate: whether the environments are going to be reset, for buffers that ``learn`` does not prepare for that
     :raises ValueError: if the model's memory has another class or size
     """
+    if not isinstance(model, OffPolicyAlgorithm):
+        return
     assert model.replay_buffer is not None
     kind = _kind(model.replay_buffer)
     before = {key: value for key, value in rest.items() if key != "position"}

@@ -1,30 +1,39 @@
 """Soft Q-learning as an SB3 algorithm."""
 
 import math
-from typing import Any, ClassVar, TypeVar
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.dqn.dqn import DQN
 
-from sb3_mirl.soft_dqn import checks, memory
+from sb3_mirl.common.allocator import keep_freed_memory
+from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.common.off_policy import GuardedOffPolicy
+from sb3_mirl.maths import boltzmann_log_probs, linear_beta
+from sb3_mirl.soft_dqn import update
+from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from sb3_mirl.soft_dqn.networks import optimized
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
-from sb3_mirl.soft_dqn.running import RunningDQN
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
 
+BetaSchedule = Literal["inverse_loss", "linear", "constant"]
+UpdatePath = Literal["fast", "eager"]
+Precision = Literal["float32", "bfloat16"]
+
 ENV_STEPS_PER_UPDATE = 4
+TOLERANCE = 1e-6  # of the sum of a prior that is loaded
 
 
-def update_ratio(n_envs: int) -> tuple[int, int]:
-    """``train_freq`` and ``gradient_steps`` that make one update per :data:`ENV_STEPS_PER_UPDATE` environment steps."""
-    shared = math.gcd(ENV_STEPS_PER_UPDATE, n_envs)
-    return ENV_STEPS_PER_UPDATE // shared, n_envs // shared
-
-
-class SoftDQN(RunningDQN):
+class SoftDQN(GuardedOffPolicy, DQN):
     """
     Soft Q-learning (SQL) with a fixed uniform action prior: DQN with the target of Eq. (12),
     r + gamma / beta log sum_a' rho(a') exp(beta Q(s', a')), and the inverse temperature beta following the loss.
@@ -88,8 +97,7 @@ class SoftDQN(RunningDQN):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    explorations: ClassVar[tuple[str, ...]] = ("uniform", "marginal")
-    tb_log_name: ClassVar[str] = "SoftDQN"
+    exploration_choices: ClassVar[tuple[str, ...]] = ("uniform", "marginal")
     policy: SoftQPolicy
 
     def __init__(
@@ -113,15 +121,15 @@ class SoftDQN(RunningDQN):
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.1,
         max_grad_norm: float | None = 10,
-        beta_schedule: str = "inverse_loss",
+        beta_schedule: BetaSchedule = "inverse_loss",
         beta_init: float = 0.01,
         beta_lr: float = 3e-5,
         beta_slope: float = 1e-3,
         beta_max: float = 1e4,
-        exploration: str = "uniform",
+        exploration: Literal["uniform", "marginal"] = "uniform",
         entropy_bonus: bool = False,
-        update_path: str = "fast",
-        precision: str = "float32",
+        update_path: UpdatePath = "fast",
+        precision: Precision = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -162,15 +170,23 @@ class SoftDQN(RunningDQN):
         self._chosen_ratio: tuple[Any, int] | None = None
         if train_freq is None and gradient_steps is None:
             self._chosen_ratio = (self.train_freq, self.gradient_steps)
-        self.beta_schedule = beta_schedule
+        self.beta_schedule: BetaSchedule = beta_schedule
         self.beta_init = beta_init
         self.beta_lr = beta_lr
         self.beta_slope = beta_slope
         self.beta_max = beta_max
-        self.exploration = exploration
+        self.exploration: str = exploration
         self.entropy_bonus = entropy_bonus
         self.update_path = update_path
         self.precision = precision
+
+        self.mean_loss: th.Tensor | None = None  # scalar, of the last updates
+        self.rollout_q_values: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
+        self._rollout_beta: th.Tensor | None = None  # scalar, beta when these actions were chosen
+        self._epsilon_ceiling = 1.0
+        self._captured_updates: CapturedUpdates | None = None
+        self._pending_updates: tuple[int, int] | None = None  # (gradient_steps, batch_size) asked for and not yet run
+        self._overlap = False
 
         if _init_setup_model:
             self._setup_model()
@@ -180,22 +196,59 @@ class SoftDQN(RunningDQN):
         """(A,) action prior rho(a), summing to 1."""
         return self.policy.prior
 
-    def _setup_model(self) -> None:
-        self._check_arguments()
-        self._choose_update_ratio()
-        chosen_class, without_env = self.replay_buffer_class, self.env is None
-        if self.replay_buffer is None:
-            # loaded for inference, there is no environment, and no memory to allocate
-            self.replay_buffer = memory.no_replay_buffer() if without_env else memory.make_replay_buffer(self)
-        super()._setup_model()
-        checks.check_train_freq(self)
-        self.replay_buffer_class = chosen_class
-        if without_env:
-            self.replay_buffer = None
-        self.policy.beta.fill_(self.beta_init)
+    @property
+    def beta(self) -> float:
+        """Inverse temperature."""
+        return float(self.policy.beta)
 
-    def _check_arguments(self) -> None:
-        checks.check_arguments(self)
+    @property
+    def beta_max_q(self) -> float:
+        """beta max_a Q(s, a) of Figure 8, mean over the environments' current states; NaN before the first."""
+        if self.rollout_q_values is None:
+            return math.nan
+        return self.beta * self.rollout_q_values.amax(-1).mean().item()
+
+    @property
+    def rollout_log_probs(self) -> th.Tensor | None:
+        """(n_envs, A) log pi(a|s) at the states of the current actions, None while actions are still random."""
+        if self.rollout_q_values is None or self._rollout_beta is None:
+            return None
+        return boltzmann_log_probs(self.rollout_q_values, self.policy.log_prior, self._rollout_beta)
+
+    # Building
+
+    def check_arguments(self) -> None:
+        """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
+        if not isinstance(self.action_space, spaces.Discrete) or self.action_space.start != 0:
+            raise ValueError(
+                f"{type(self).__name__} needs actions counted from 0, a space Discrete(n), got {self.action_space}. Other "
+                "discrete actions can be mapped to these by gymnasium's TransformAction wrapper."
+            )
+        check_choice("beta_schedule", self.beta_schedule, get_args(BetaSchedule))
+        check_choice("exploration", self.exploration, self.exploration_choices)
+        check_choice("update_path", self.update_path, get_args(UpdatePath))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("entropy_bonus", self.entropy_bonus, (False, True))
+        check_range("beta_init", self.beta_init, 0, math.inf, low_open=True, high_open=self.beta_schedule != "constant")
+        check_range("beta_lr", self.beta_lr, 0, 1)
+        check_range("beta_slope", self.beta_slope, 0, math.inf, low_open=True, high_open=True)
+        check_range("beta_max", self.beta_max, 0, math.inf, low_open=True)
+        for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("target_update_interval", self.target_update_interval, 1, math.inf)
+        if self.max_grad_norm is not None:
+            check_range("max_grad_norm", self.max_grad_norm, 0, math.inf, low_open=True)
+        super().check_arguments()
+
+    def _setup_model(self) -> None:
+        self._choose_update_ratio()
+        super()._setup_model()
+        self.policy.beta.fill_(self.beta_init)
+        if self.precision == "bfloat16" and self.env is not None and not computes_bfloat16(self.device):
+            warnings.warn(
+                'precision="bfloat16" trains slowly on this processor, which has no instructions for it (AVX-512 at least): '
+                'at about a tenth of the speed where it was measured. Use "float32" here.'
+            )
 
     def _choose_update_ratio(self) -> None:
         if self._chosen_ratio is None or self._chosen_ratio != (self.train_freq, self.gradient_steps):
@@ -205,9 +258,12 @@ class SoftDQN(RunningDQN):
         self._chosen_ratio = (self.train_freq, self.gradient_steps)
 
     def _create_aliases(self) -> None:
-        checks.check_policy(self)
-        if self.update_path == "fast" and self.device.type == "cpu":
-            self.policy.suit_cpu(bfloat16=self.precision == "bfloat16")
+        if not isinstance(self.policy, SoftQPolicy):
+            name = f"{type(self.policy).__module__}.{type(self.policy).__qualname__}"
+            raise ValueError(
+                f"{type(self).__name__} needs a policy with an action prior and a beta (a subclass of "
+                f"sb3_mirl.soft_dqn.SoftQPolicy), got {name}."
+            )
         super()._create_aliases()
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
@@ -215,32 +271,49 @@ class SoftDQN(RunningDQN):
         super().set_parameters(*args, **kwargs)
         self.policy.adopt_optimizer_state()
 
+    def check_weights(self, state: dict[str, th.Tensor], path: Any) -> None:
+        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`: beta, prior and action counts are in their ranges."""
+        beta_max = math.inf if self.beta_schedule == "constant" else self.beta_max
+        beta, total = state["beta"].item(), state["log_prior"].logsumexp(-1).item()
+        if not 0 < beta <= beta_max:
+            raise ValueError(f"beta in {path} is {beta}, this model needs it in (0, {beta_max:g}] (beta_max).")
+        if not math.isclose(total, 0, abs_tol=TOLERANCE):
+            raise ValueError(f"The prior in {path} sums to {math.exp(min(total, 700.0)):g} and not to 1.")
+        if state["action_counts"].min() < 0:
+            raise ValueError(f"'action_counts' in {path} has negative numbers: {state['action_counts'].tolist()}.")
+
+    # Acting
+
     def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[np.ndarray, np.ndarray]:
         if self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
         observations, _ = self.policy.obs_to_tensor(self._last_obs)
         with th.no_grad():
-            self._rollout_q = self.q_net(observations)
-        actions = self._explore(self.policy.greedy_actions(self._rollout_q).cpu().numpy())
-        if not th.isfinite(self._rollout_q).all():
+            self.rollout_q_values, self._rollout_beta = self.q_net(observations), self.policy.beta.clone()
+        actions = self._explore(self.policy.greedy_actions(self.rollout_q_values).cpu().numpy())
+        if not th.isfinite(self.rollout_q_values).all():
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
-        self._check_last_loss()
-        self._run_pending_updates()
+        if self.mean_loss is not None and not th.isfinite(self.mean_loss):
+            raise ValueError(
+                f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
+                "can still be saved. Lower learning_rate or scale the rewards."
+            )
+        self.settle()
         return actions, actions
 
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
-        """Replaces each of the (B,) greedy actions with probability epsilon, one coin per environment."""
+        """Replace each of the (B,) greedy actions with probability epsilon, one coin per environment."""
         coins, draws = np.random.rand(2, len(greedy))
         explores = coins < self.exploration_rate
         if not explores.any():
             return greedy
         # the last edge is 1 up to rounding, and must not be passed
-        edges = np.cumsum(self._exploration_probs())[:-1]
+        edges = np.cumsum(self.exploration_probs())[:-1]
         return np.where(explores, np.searchsorted(edges, draws, side="right"), greedy)
 
-    def _exploration_probs(self) -> np.ndarray:
-        """(A,) distribution of random actions."""
+    def exploration_probs(self) -> np.ndarray:
+        """Return the (A,) distribution of random actions."""
         counts = self.policy.action_counts.cpu().numpy()
         if self.exploration == "uniform" or counts.sum() == 0:
             return np.full(len(counts), 1 / len(counts))
@@ -254,7 +327,7 @@ class SoftDQN(RunningDQN):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        argmax_a [log rho(a) + beta Q(s, a)], or with probability epsilon a random action (section 4.1).
+        Choose argmax_a [log rho(a) + beta Q(s, a)], or with probability epsilon a random action (section 4.1).
 
         :param observation: one observation or a batch of them
         :param state: passed through
@@ -266,3 +339,166 @@ class SoftDQN(RunningDQN):
         if not deterministic and self.exploration_rate > 0:
             actions = self._explore(np.atleast_1d(actions)).reshape(np.shape(actions))
         return actions, state
+
+    # Training
+
+    def learn(
+        self: SelfSoftDQN,
+        total_timesteps: int = 50_000_000,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSoftDQN:
+        """
+        As in SB3, with the paper's budget where none is given. The first call after :func:`sb3_mirl.resume` does what is
+        left of the run: then ``total_timesteps`` counts from the beginning of the run.
+
+        :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
+        :param callback: callback(s) called at every step
+        :param log_interval: episodes between two log entries. In long runs of short episodes these are also at least
+            ``total_timesteps`` / 10 000 environment steps apart: about 10 000 entries (16 MB of TensorBoard for 18 actions)
+        :param tb_log_name: name of the run, by default that of the class
+        :param reset_num_timesteps: False continues the count of steps, epsilon and a linear beta. Weights, prior, a beta
+            that follows the loss, and the replay memory go on either way
+        :param progress_bar: show progress and the time left
+        :return: the trained model
+        :raises ValueError: for an argument out of range, and for rewards, observations, Q-values or losses that are not
+            finite. The model is whole then, without the step in question: it can be saved, and ``learn`` again
+        :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died; the model is whole
+        """
+        self._overlap = self._overlaps_updates()
+        if self.update_path == "fast" and self.device.type == "cpu":
+            keep_freed_memory()
+        try:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._overlap, self._pending_updates = False, None
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self.num_timesteps == 0:
+            self._epsilon_ceiling = 1.0
+        elif total_timesteps + self.num_timesteps != self._total_timesteps:
+            # epsilon goes on from where it was: the schedule's new length must not raise it again
+            self._epsilon_ceiling = self.exploration_rate
+        self.rollout_q_values = None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.STEP and self.gradient_steps > 0:
+            ratio = self.train_freq.frequency * self.n_envs / self.gradient_steps
+            self.logger.info(f"One gradient update of {self.batch_size} transitions per {ratio:g} environment steps")
+        return result
+
+    def _store_transition(self, replay_buffer: ReplayBuffer, buffer_action: np.ndarray, *args: Any, **kwargs: Any) -> None:
+        if self.exploration == "marginal":
+            counts = self.policy.action_counts
+            counts += th.bincount(th.as_tensor(buffer_action, device=counts.device).long(), minlength=len(counts))
+        super()._store_transition(replay_buffer, buffer_action, *args, **kwargs)
+
+    def _on_step(self) -> None:
+        super()._on_step()
+        self.exploration_rate = min(self.exploration_rate, self._epsilon_ceiling)
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
+        if self.beta_schedule == "linear":
+            self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Update theta and beta ``gradient_steps`` times (lines 6 to 9 of Algorithm 1). The targets of these updates are
+        made with one beta, as with one prior and one target network; it follows their losses afterwards.
+
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each
+        :raises ValueError: if a loss is not finite
+        """
+        if gradient_steps > 0:
+            self._pending_updates = (gradient_steps, batch_size)
+        if not self._overlap:
+            self.settle()
+
+    def settle(self) -> None:
+        """Run the updates that have been asked for and not yet been run."""
+        if self._pending_updates is None:
+            return
+        (gradient_steps, batch_size), self._pending_updates = self._pending_updates, None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = self._run_updates(gradient_steps, batch_size)
+        if self._overlap:
+            self.policy.set_training_mode(False)
+        self._n_updates += gradient_steps
+        self.mean_loss = losses.mean()
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self.device.type == "cpu":
+            # elsewhere reading the loss would wait for the device, and is left to `dump_logs`
+            self._record_loss()
+
+    def _run_updates(self, n: int, batch_size: int) -> th.Tensor:
+        assert self.replay_buffer is not None
+        sample, rule = update.sampler(self.replay_buffer, self._vec_normalize_env), self.update_rule()
+        if self.update_path == "eager":
+            return update.eager_updates(self.policy, sample, rule, n, batch_size)
+        updates: Callable[..., th.Tensor] = update.fast_updates
+        if self.device.type == "cuda":
+            self._captured_updates = updates = self._captured_updates or CapturedUpdates()
+        with optimized((self.policy.q_net, self.policy.q_net_target), rule.bfloat16):
+            return updates(self.policy, sample, rule, n, batch_size)
+
+    def update_rule(self) -> update.UpdateRule:
+        """Return the constants of the next updates."""
+        beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
+        bfloat16 = self.precision == "bfloat16"
+        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16)
+
+    def _overlaps_updates(self) -> bool:
+        """Whether the updates after a rollout are launched once its successor's first actions are known, to run on the
+        device while the environments step; those actions then come from the weights before the updates."""
+        return self.update_path == "fast" and self.device.type == "cuda"
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """As in SB3; a learning rate that is a tensor, as CUDA graphs need it, stays one."""
+        before = [group["lr"] for group in self.policy.optimizer.param_groups]
+        super()._update_learning_rate(optimizers)
+        for group, old in zip(self.policy.optimizer.param_groups, before, strict=True):
+            if isinstance(old, th.Tensor):
+                group["lr"] = old.fill_(group["lr"])
+
+    def record_state(self) -> None:
+        """Record the loss, beta and :attr:`beta_max_q`."""
+        self._record_loss()
+        self.logger.record("train/beta", self.beta)
+        if self.rollout_q_values is not None:
+            self.logger.record("train/beta_max_q", self.beta_max_q)
+
+    def _record_loss(self) -> None:
+        if self.mean_loss is not None:
+            self.logger.record("train/loss", self.mean_loss.item())
+
+    def _excluded_save_params(self) -> list[str]:
+        own = ["mean_loss", "rollout_q_values", "_rollout_beta", "_captured_updates", "_pending_updates", "_overlap"]
+        return [*super()._excluded_save_params(), *own]
+
+
+def update_ratio(n_envs: int) -> tuple[int, int]:
+    """
+    Return ``train_freq`` and ``gradient_steps`` that make one update per :data:`ENV_STEPS_PER_UPDATE` environment steps.
+
+    :param n_envs: number of environments
+    """
+    shared = math.gcd(ENV_STEPS_PER_UPDATE, n_envs)
+    return ENV_STEPS_PER_UPDATE // shared, n_envs // shared
+
+
+def computes_bfloat16(device: th.device) -> bool:
+    """
+    Whether a device has convolutions and matrix products in bfloat16.
+
+    :param device: where a network is to compute
+    :return: False for a CPU on which oneDNN has none
+    """
+    if device.type != "cpu" or not th.backends.mkldnn.is_available():
+        return True
+    return bool(th.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.checkpoint import ResumableCheckpoint, resume
+from sb3_mirl.checkpoint import ResumableCheckpoint, go_on_at_next_learn, resume
 from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.zoo.continuing import CHECKPOINTS, checkpoints_of
 
@@ -145,7 +145,7 @@ class Experiment(exp_manager.ExperimentManager):
 
 
 def _go_on(model: SoftDQN) -> None:
-    model._resumption = lambda _: None
+    go_on_at_next_learn(model)
     if model.replay_buffer is None or model.replay_buffer.size() == 0:
         print(
             f"The replay memory of this agent was not saved: it is filled by {model.learning_starts} random steps first "

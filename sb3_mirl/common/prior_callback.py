@@ -2,25 +2,48 @@
 
 import math
 import os
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.maths import boltzmann_log_probs, floored_log_prior, kkt_gap, mutual_information, update_prior
+from sb3_mirl.maths import floored_log_prior, kkt_gap, mutual_information, update_prior
 
-if TYPE_CHECKING:
-    from sb3_mirl.mirl.mirl import MIRL
+
+class LearnsPrior(Protocol):
+    """What :class:`PriorCallback` asks of an algorithm, beside being one of SB3's."""
+
+    policy: Any  # with the buffer log_prior (A,)
+    prior_lr: float
+    prior_floor: float
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(A,) rho(a)."""
+
+    @property
+    def beta(self) -> float:
+        """Inverse temperature."""
+
+    @property
+    def beta_max_q(self) -> float:
+        """beta max_a Q(s, a), mean over environments; NaN where it is not known."""
+
+    @property
+    def rollout_log_probs(self) -> th.Tensor | None:
+        """(n_envs, A) log pi(a|s) at the states in which the current actions were chosen; None while they are random."""
 
 
 class PriorCallback(BaseCallback):
     """
-    Updates MIRL's prior once per environment step and records its course. ``MIRL.learn`` attaches one by itself;
+    Update a learned prior once per environment step, and record its course. ``learn`` attaches one by itself;
     pass your own to choose its arguments or to keep its history.
 
     Each call of ``env.step`` folds pi(.|s) of every sub-environment into rho by Eq. (11), pi being the policy of the
@@ -31,7 +54,8 @@ class PriorCallback(BaseCallback):
         between points doubles
     :param window: states from which I(S; A) is estimated: the most recent ones
     :param verbose: as in SB3
-    :raises ValueError: if ``max_points`` or ``window`` is not positive
+    :raises ValueError: if ``max_points`` or ``window`` is not positive; from ``learn``, for an algorithm without a learned
+        prior
     """
 
     def __init__(self, max_points: int = 2000, window: int = 1000, verbose: int = 0) -> None:
@@ -40,6 +64,11 @@ class PriorCallback(BaseCallback):
         check_range("window", window, 1, math.inf, whole=True)
         self.max_points = max_points
         self.window = window
+        self._owner: weakref.ref[Any] | None = None  # the model whose prior is recorded
+        self._begin()
+
+    def _begin(self) -> None:
+        self.n_calls = 0
         self.interval = 1  # calls of env.step between two points of the history
         self._points: dict[int, tuple[int, np.ndarray, float, float, float]] = {}  # by the call they were made at
         self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
@@ -57,13 +86,13 @@ class PriorCallback(BaseCallback):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Writes the history and the actions' names (``actions``) as npz; an older file is replaced when the new one is whole.
+        Write the history and the actions' names (``actions``) as npz; an older file is replaced when the new one is whole.
 
         :param path: file name; directories are made
-        :raises ValueError: if the callback has not been given to ``MIRL.learn`` yet
+        :raises ValueError: if the callback has not been given to ``learn`` yet
         """
         if not hasattr(self, "model"):
-            raise ValueError("This PriorCallback has no history to save: give it to MIRL.learn(callback=...) first.")
+            raise ValueError("This PriorCallback has no history to save: give it to learn(callback=...) first.")
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         name = os.fspath(path)
         write_whole(name if name.endswith(".npz") else f"{name}.npz", "npz", self._write)
@@ -73,14 +102,14 @@ class PriorCallback(BaseCallback):
             np.savez_compressed(file, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
 
     def state_dict(self) -> dict[str, Any]:
-        """The record, with all that is needed to go on with it."""
+        """Return the record, with all that is needed to go on with it."""
         recent = None if self._recent is None else self._recent.cpu()
         counters = {"n_calls": self.n_calls, "interval": self.interval, "n_folded": self._n_folded}
         return {**counters, "points": self._points, "recent": recent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Goes on with another callback's record.
+        Go on with the record of another callback.
 
         :param state: from :meth:`state_dict`
         """
@@ -90,7 +119,7 @@ class PriorCallback(BaseCallback):
     @property
     def action_names(self) -> list[str]:
         """Names of the actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ..."""
-        n_actions = self._mirl.policy.log_prior.shape[0]
+        n_actions = self._learner.policy.log_prior.shape[0]
         names: list[str] = []
         # asked first, because a missing method kills the worker of a SubprocVecEnv
         if self.training_env.has_attr("get_action_meanings"):
@@ -98,12 +127,15 @@ class PriorCallback(BaseCallback):
         return list(names) if len(names) == n_actions else [f"action_{i}" for i in range(n_actions)]
 
     @property
-    def _mirl(self) -> "MIRL":
-        return cast("MIRL", self.model)
+    def _learner(self) -> LearnsPrior:
+        return cast(LearnsPrior, self.model)
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "prior_lr"):
-            raise ValueError(f"PriorCallback updates the prior of MIRL; {type(self.model).__name__} has none to update.")
+            raise ValueError(f"PriorCallback updates a learned prior; {type(self.model).__name__} has none to update.")
+        if self._owner is not None and self._owner() is not self.model:
+            self._begin()
+        self._owner = weakref.ref(self.model)
 
     def _on_training_start(self) -> None:
         self._log_names = self.action_names
@@ -113,40 +145,44 @@ class PriorCallback(BaseCallback):
                 output.writer.add_custom_scalars({"MIRL": {"prior": ["Multiline", tags]}})
 
     def _on_step(self) -> bool:
-        q = self._mirl._rollout_q
-        if q is not None:
-            self._fold(q)
+        log_probs = self._learner.rollout_log_probs
+        if log_probs is not None:
+            self.fold(log_probs)
             if self.n_calls % self.interval == 0:
                 self._record()
         return True
 
-    def _fold(self, q: th.Tensor) -> None:
-        policy, model = self._mirl.policy, self._mirl
-        log_probs = boltzmann_log_probs(q, policy.log_prior, policy.beta)  # (n_envs, A)
+    def fold(self, log_probs: th.Tensor) -> None:
+        """
+        Update the prior by policies one after the other, Eq. (11), and remember them.
+
+        :param log_probs: (n_envs, A) log pi(a|s)
+        """
+        policy, model = self._learner.policy, self._learner
         if model.prior_lr > 0:
             prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
             policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
         if self._recent is None:
-            self._recent, self._n_folded = log_probs.new_empty(max(self.window, len(q)), q.shape[1]), 0
-        self._recent = self._recent.to(q.device)
-        rows = (self._n_folded + th.arange(len(log_probs), device=q.device)) % len(self._recent)
+            self._recent = log_probs.new_full((max(self.window, len(log_probs)), log_probs.shape[1]), math.nan)
+        self._recent = self._recent.to(log_probs.device)
+        rows = (self._n_folded + th.arange(len(log_probs), device=log_probs.device)) % len(self._recent)
         self._recent[rows] = log_probs
         self._n_folded += len(log_probs)
 
     def mutual_information(self) -> float:
-        """I(S; A) in nats over the most recent states, NaN before the first."""
+        """Return I(S; A) in nats over the most recent states, NaN before the first."""
         if self._recent is None:
             return float("nan")
         return mutual_information(self._recent[: self._n_folded]).item()
 
     def kkt_gap(self) -> float:
-        """max_a E_s[pi(a|s)] / rho(a) - 1 over the most recent states, NaN before the first: 0 at a fixed point of rho."""
+        """Return max_a E_s[pi(a|s)] / rho(a) - 1 over the same states, NaN before the first: 0 at a fixed point of rho."""
         if self._recent is None:
             return float("nan")
-        return kkt_gap(self._recent[: self._n_folded], self._mirl.policy.log_prior).item()
+        return kkt_gap(self._recent[: self._n_folded], self._learner.policy.log_prior).item()
 
     def _record(self) -> None:
-        model = self._mirl
+        model = self._learner
         point = (self.num_timesteps, model.prior, model.beta, model.beta_max_q, self.mutual_information())
         self._points[self.n_calls] = point
         if len(self._points) > self.max_points:
@@ -154,11 +190,35 @@ class PriorCallback(BaseCallback):
             self._points = {call: point for call, point in self._points.items() if call % self.interval == 0}
 
     def log(self) -> None:
-        """Records ``prior/<action>``, ``prior/entropy``, ``prior/mutual_information`` (nats) and ``prior/kkt_gap``."""
-        prior = self._mirl.prior
+        """Record ``prior/<action>``, ``prior/entropy``, ``prior/mutual_information`` (nats) and ``prior/kkt_gap``."""
+        prior = self._learner.prior
         for name, probability in zip(self._log_names, prior, strict=True):
             self.logger.record(f"prior/{name}", float(probability), exclude="stdout")
         self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
         if self._recent is not None:
             self.logger.record("prior/mutual_information", self.mutual_information())
             self.logger.record("prior/kkt_gap", self.kkt_gap())
+
+
+def with_prior_callback(given: BaseCallback, own: PriorCallback) -> tuple[PriorCallback, list[BaseCallback]]:
+    """
+    Find the one callback that updates the prior of a training.
+
+    :param given: the user's callbacks
+    :param own: the algorithm's, which is taken if the user has none
+    :return: it, and the callbacks to call, in order
+    :raises ValueError: if the user has several, or one that would not be called at every step
+    """
+    found = [(callback, holder) for callback, holder in walk(given) if isinstance(callback, PriorCallback)]
+    if not found:
+        # first, so that evaluations and checkpoints see the prior of the step they are made at
+        return own, [own, given]
+    if len(found) > 1:
+        raise ValueError(f"The prior is updated by one PriorCallback, got {len(found)} of them.")
+    callback, holder = found[0]
+    if isinstance(holder, EventCallback):
+        raise ValueError(
+            f"A PriorCallback updates the prior at every step, but {type(holder).__name__} calls it now and then only: "
+            "give it to learn beside the other callbacks."
+        )
+    return callback, [given]
