@@ -2,9 +2,12 @@
 
 import inspect
 import random
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -65,6 +68,8 @@ def get_state(model: BaseAlgorithm, callback: BaseCallback, at_start: "CallbackR
         "normalization": None if normalize is None else (normalize.obs_rms if normalize.norm_obs else None, normalize.ret_rms),
         "environment": None,
         "noise": _noise(model),
+        # reset by SB3 whenever a training begins
+        "action_noise": deepcopy(vars(getattr(model, "action_noise", None) or SimpleNamespace())),
         "model": model.run_state() if isinstance(model, GuardedAlgorithm) else {},
     }
     try:
@@ -92,6 +97,7 @@ def prepare(model: BaseAlgorithm, state: dict[str, Any]) -> str | None:
             model.action_space = restore_environment(model.env, state["environment"])
         except ValueError as error:
             problem = str(error)
+            warnings.warn(f"The resumed run starts new episodes: {problem}.")
     if problem is not None:
         _start_anew(model, state["normalization"])
     if isinstance(model, GuardedAlgorithm):
@@ -112,6 +118,8 @@ def go_on(model: BaseAlgorithm, callback: BaseCallback, state: dict[str, Any]) -
     set_callback_states(callback, state["callbacks"])
     for name, matrix in state["noise"].items():
         setattr(_noise_distribution(model), name, matrix.to(model.device))
+    if state["action_noise"]:
+        vars(model.action_noise).update(deepcopy(state["action_noise"]))  # type: ignore[attr-defined]
     set_random_states(state["random"])
 
 
@@ -193,7 +201,7 @@ class CallbackRecord:
         states = {}
         for name, callback in _named(root).items():
             if _has_protocol(callback):
-                states[name] = {"state_dict": callback.state_dict()}  # type: ignore[attr-defined]
+                states[name] = {"n_calls": callback.n_calls, "state_dict": callback.state_dict()}  # type: ignore[attr-defined]
             else:
                 states[name] = self._attributes(name, callback)
         return states
@@ -237,6 +245,7 @@ def set_callback_states(root: BaseCallback, states: dict[str, dict[str, Any]]) -
         if state is None:
             continue
         if "state_dict" in state:
+            callback.n_calls = state["n_calls"]
             callback.load_state_dict(state["state_dict"])  # type: ignore[attr-defined]
             continue
         vars(callback).update({key: cloudpickle.loads(value) for key, value in state["attributes"].items()})
