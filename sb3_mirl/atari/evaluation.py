@@ -68,7 +68,7 @@ class _EpsilonGreedy:
         n_actions = int(cast(spaces.Discrete, model.action_space).n)
         self.model, self.epsilon, self.random = model, epsilon, np.random.default_rng(seed)
         own = as_in_training and isinstance(model, SoftDQN)
-        self.probs = cast(SoftDQN, model)._exploration_probs() if own else np.full(n_actions, 1 / n_actions)
+        self.probs = cast(SoftDQN, model).exploration_probs() if own else np.full(n_actions, 1 / n_actions)
 
     def predict(self, observation: Any, **_: Any) -> tuple[NDArray[np.int64], None]:
         greedy, _state = self.model.predict(observation, deterministic=True)

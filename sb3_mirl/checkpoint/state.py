@@ -119,7 +119,7 @@ def go_on(model: BaseAlgorithm, callback: BaseCallback, state: dict[str, Any]) -
     for name, matrix in state["noise"].items():
         setattr(_noise_distribution(model), name, matrix.to(model.device))
     if state["action_noise"]:
-        vars(model.action_noise).update(deepcopy(state["action_noise"]))  # type: ignore[attr-defined]
+        vars(model.action_noise).update(deepcopy(state["action_noise"]))
     set_random_states(state["random"])
 
 

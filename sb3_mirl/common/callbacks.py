@@ -24,18 +24,20 @@ def as_callback(callback: MaybeCallback) -> BaseCallback:
     return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
 
 
-def walk(callback: BaseCallback) -> Iterator[tuple[BaseCallback, BaseCallback | None]]:
+def walk(
+    callback: BaseCallback, holders: tuple[BaseCallback, ...] = ()
+) -> Iterator[tuple[BaseCallback, tuple[BaseCallback, ...]]]:
     """
     Find every callback inside another one, however it is kept there.
 
     :param callback: where to begin
-    :return: pairs of a callback and the one that holds it, ``callback`` itself first with None
+    :param holders: those around it, outermost first
+    :return: each callback, ``callback`` itself first, with those around it
     """
-    yield callback, None
+    yield callback, holders
     for name, value in vars(callback).items():
         if name in LINKS:
             continue
         for inner in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(inner, BaseCallback):
-                for found, holder in walk(inner):
-                    yield found, callback if holder is None else holder
+                yield from walk(inner, (*holders, callback))

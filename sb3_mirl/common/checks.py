@@ -71,11 +71,11 @@ class CheckCallback(BaseCallback):
         normalize = self.model.get_vec_normalize_env()
         if normalize is not None:
             # statistics with a NaN spoil what it returns for every environment: name the one that is to blame
-            check_finite(normalize.get_original_reward(), "reward", f"step {self.num_timesteps + n_envs}")
+            check_finite(normalize.get_original_reward(), "reward", f"step {self.num_timesteps}")
             originals = normalize.get_original_obs()
             for key, values in originals.items() if isinstance(originals, dict) else [("", originals)]:
                 name = f"observation[{key!r}]" if key else "observation"
-                check_finite(values, name, f"step {self.num_timesteps + n_envs}")
+                check_finite(values, name, f"step {self.num_timesteps}")
 
 
 class NormalizationStatistics:

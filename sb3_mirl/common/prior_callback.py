@@ -209,16 +209,17 @@ def with_prior_callback(given: BaseCallback, own: PriorCallback) -> tuple[PriorC
     :return: it, and the callbacks to call, in order
     :raises ValueError: if the user has several, or one that would not be called at every step
     """
-    found = [(callback, holder) for callback, holder in walk(given) if isinstance(callback, PriorCallback)]
+    found = [(callback, holders) for callback, holders in walk(given) if isinstance(callback, PriorCallback)]
     if not found:
         # first, so that evaluations and checkpoints see the prior of the step they are made at
         return own, [own, given]
     if len(found) > 1:
         raise ValueError(f"The prior is updated by one PriorCallback, got {len(found)} of them.")
-    callback, holder = found[0]
-    if isinstance(holder, EventCallback):
-        raise ValueError(
-            f"A PriorCallback updates the prior at every step, but {type(holder).__name__} calls it now and then only: "
-            "give it to learn beside the other callbacks."
-        )
+    callback, holders = found[0]
+    for holder in holders:
+        if isinstance(holder, EventCallback):
+            raise ValueError(
+                f"A PriorCallback updates the prior at every step, but {type(holder).__name__} calls it now and then only: "
+                "give it to learn beside the other callbacks."
+            )
     return callback, [given]

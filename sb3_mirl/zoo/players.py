@@ -15,4 +15,4 @@ def play_without_memory() -> None:
     """
     for name, algorithm in list(ALGOS.items()):
         if isinstance(algorithm, type) and issubclass(algorithm, GuardedOffPolicy):
-            ALGOS[name] = SimpleNamespace(load=partial(algorithm.load, buffer_size=1))
+            ALGOS[name] = SimpleNamespace(load=partial(algorithm.load, buffer_size=1))  # type: ignore[assignment]
