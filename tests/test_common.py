@@ -159,9 +159,10 @@ def test_weights_cannot_hang_the_reader(doubling: str, tmp_path: Path) -> None:
         read_weights(tmp_path / "evil.pth", {"w": th.ones(3)})
 
 
-def test_long_pickles_are_not_read(tmp_path: Path) -> None:
-    th.save({f"w{i}": th.ones(1) for i in range(30)}, tmp_path / "long.pth")
-    with pytest.raises(ValueError, match="something else than tensors|30 unknown"):
+@pytest.mark.parametrize(("n", "message"), [(30, "30 unknown"), (300, "something else than tensors")])
+def test_long_pickles_are_not_read(n: int, message: str, tmp_path: Path) -> None:
+    th.save({f"w{i}": th.ones(1) for i in range(n)}, tmp_path / "long.pth")
+    with pytest.raises(ValueError, match=message):
         read_weights(tmp_path / "long.pth", {"w": th.ones(3)})
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.save_util import open_path
 
 MEMBER = "policy.pth"  # of the archives of `model.save`
 SLACK = 2**20  # bytes that a file may need beside twice its numbers
-OPCODES = 80  # of the pickle per tensor, and as many beside: torch writes about 40
+OPCODES = 80  # of the pickle per tensor, and for a hundred tensors beside: torch writes about 40
 
 
 def read_weights(
@@ -59,7 +59,7 @@ def _is_simple(pickle: bytes, n_tensors: int) -> bool:
     shared: set[object] = set()  # memo indices of names and strings, the only objects that torch uses again
     before, memoized = "", 0
     for n, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
-        if n > OPCODES * (n_tensors + 1) or opcode.name == "DUP":
+        if n > OPCODES * (n_tensors + 100) or opcode.name == "DUP":
             return False
         if "PUT" in opcode.name or opcode.name == "MEMOIZE":
             index = memoized if argument is None else argument

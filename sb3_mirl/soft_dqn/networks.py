@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 import torch as th
-from stable_baselines3.common.preprocessing import is_image_space
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
@@ -19,7 +20,33 @@ FEW = 4
 
 
 class SoftQNetwork(QNetwork):
-    """SB3's ``QNetwork``. Alone it knows neither prior nor beta, so acting is left to the policy that holds it."""
+    """
+    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. Alone it knows neither prior nor beta, so
+    acting is left to the policy that holds it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        space = self.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        # looked up once: SB3 looks into the arrays of the space at every call
+        self._images = {key for key, part in parts.items() if self.normalize_images and is_image_space(part)}
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """As in SB3."""
+        space = self.observation_space
+        if isinstance(obs, dict) and isinstance(space, spaces.Dict):
+            parts = {key: self._preprocess(key, value, space[key]) for key, value in obs.items()}
+            return features_extractor(parts)
+        return features_extractor(self._preprocess("", obs, space))
+
+    def _preprocess(self, key: str, obs: Any, space: spaces.Space[Any]) -> Any:
+        return obs.float() / 255.0 if key in self._images else preprocess_obs(obs, space, normalize_images=False)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an observation is one image, which is scaled."""
+        return "" in self._images
 
     def _predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError("The network alone does not know the prior: act by model.predict or model.policy.predict.")
@@ -42,7 +69,7 @@ def optimized(networks: Iterable[nn.Module], bfloat16: bool) -> Iterator[None]:
         if not isinstance(network, SoftQNetwork) or _is_watched(network):
             continue
         on_cpu = network.device.type == "cpu"
-        if network.normalize_images and is_image_space(network.observation_space):
+        if network.takes_images:
             layout = th.channels_last if on_cpu and not bfloat16 and _convolves(network) else th.contiguous_format
             _replace(network, "extract_features", partial(_extract_from_images, layout=layout))
             changed.append(network)
