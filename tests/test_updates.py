@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from sb3_mirl.soft_dqn import update
 from tests.conftest import ScriptedEnv
 
 
