@@ -13,9 +13,8 @@ import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.common.files import Write
-from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.replay import FrameReplayBuffer, Rows, rows_of
 from sb3_mirl.soft_dqn import SoftDQN
 
 CHUNK_BYTES = 1 << 26  # of a chunk before compression: bounds the memory that saving takes

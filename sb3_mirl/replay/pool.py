@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import torch as th
 
-# Frame 0 is black and links to itself: the padding of every stack that a reset has left incomplete
-BLACK = 0
+# Slot of a black frame that links to itself: the padding of every stack that a reset has left incomplete
+PADDING = 0
 
 _BLOCK = 4096  # frames per pickled array: bounds what is copied at once
 
 
 def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
     """
-    Zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
+    Return zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
 
     :param shape: Shape of the tensor
     :param dtype: A numpy dtype
@@ -28,10 +28,10 @@ def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
 
 def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[th.Tensor]:
     """
-    Tensors with the contents of some arrays.
+    Return tensors with the contents of some arrays.
 
     :param arrays: Contiguous arrays of any shapes and dtypes
-    :param device: Where to
+    :param device: Device of the tensors
     :param pack: Send everything in one asynchronous copy out of pinned memory, otherwise array by array
     :return: One tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
     """
@@ -54,7 +54,7 @@ def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[
 
 class FramePool:
     """
-    Frames are taken from a ring in the order of time and given back in the same order.
+    Hold frames in a ring: slots are taken in the order of time and given back in the same order.
     A stack of K frames is named by the slot of its newest frame; the others are found by following the links.
 
     ``_order`` lists the slots in the order in which they are taken: one of every stream in turn, each stream
@@ -103,6 +103,8 @@ class FramePool:
 
     def take(self, n: int) -> np.ndarray:
         """
+        Take slots for new frames.
+
         :param n: Number of frames
         :return: (n,) int64, their slots
         """
@@ -116,7 +118,9 @@ class FramePool:
 
     def give_back(self, n: int) -> None:
         """
-        :param n: Number of frames, those taken longest ago
+        Give back the slots that were taken longest ago.
+
+        :param n: Number of frames
         """
         self._live -= n
 
@@ -131,6 +135,8 @@ class FramePool:
 
     def write(self, slots: np.ndarray, frames: np.ndarray, previous: np.ndarray) -> None:
         """
+        Write frames and their links.
+
         :param slots: (n,) int64, where to write
         :param frames: (n, words), contiguous
         :param previous: (n,) int32, the slot of the frame before each
@@ -148,6 +154,8 @@ class FramePool:
 
     def stacks(self, newest: th.Tensor, depth: int, pin_memory: bool = False) -> th.Tensor:
         """
+        Gather stacks.
+
         :param newest: (B,) int32, slots of the newest frames
         :param depth: Frames per stack, K
         :param pin_memory: Put the result into page-locked host memory
@@ -178,7 +186,9 @@ class FramePool:
 
     def read(self, back: int, n: int) -> dict[str, np.ndarray]:
         """
-        :param back: Where to start: frames taken from there on, all of them live
+        Return frames in the order in which their slots were taken.
+
+        :param back: How many of the newest slots to go back to the first; all of them are live
         :param n: Number of frames
         :return: Their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
         """
@@ -192,14 +202,14 @@ class FramePool:
         }
 
     def get_position(self) -> dict[str, Any]:
-        """Everything but the frames and their links."""
+        """Return everything but the frames and their links."""
         grown = self.extra is not None
         counters = {"head": self._head, "live": self._live, "used": self._used}
         return {**counters, "order": self._order if grown else None, "n_slots": len(self.previous)}
 
     def set_position(self, position: dict[str, Any]) -> None:
         """
-        Give back every frame, and go on where another pool was; what that one held is to be written.
+        Give back every frame and continue where another pool was, whose frames are to be written next.
 
         :param position: From :meth:`get_position` of a pool of the same size
         """
@@ -212,7 +222,7 @@ class FramePool:
         self._head, self._live, self._used = position["head"], position["live"], position["used"]
 
     def _used_blocks(self) -> list[th.Tensor]:
-        """What has been written of each stream's region of ``frames``, as small views."""
+        """Return what has been written of each stream's region of ``frames``, as small views."""
         per_stream = -(-self._used // self.n_streams)
         regions = self.frames[1:].view(self.n_streams, -1, self.frames.shape[1])
         return [block for region in regions for block in region[:per_stream].split(_BLOCK)]
