@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mirl.replay.layout import ChannelsOrder, FrameLayout, frame_stack_of, per_env
 from sb3_mirl.replay.pool import FramePool, upload
@@ -92,9 +92,11 @@ class FrameReplayBuffer(ReplayBuffer):
         self._warn_if_too_large()
 
     def _allocate(self, writer: StackWriter) -> None:
-        self._action_dtype = self._maybe_cast_dtype(self.action_space.dtype)
-        number, actions = ((), np.float32), ((self.action_dim,), self._action_dtype)
-        self.rows = StoredRows(writer, {"actions": actions, "rewards": number, "dones": number, "timeouts": number})
+        slot, number = ((), np.int32), ((), np.float32)
+        action = ((self.action_dim,), self._maybe_cast_dtype(self.action_space.dtype))
+        columns = {"_newest": slot, "_next_newest": slot, "actions": action}
+        columns |= {"rewards": number, "dones": number, "timeouts": number}
+        self.rows = StoredRows((self.buffer_size, self.n_envs), writer, columns)
         # numpy's powers, as in SB3: torch's may differ in the last bit
         discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
         self._discounts = th.from_numpy(discounts).to(self.storage_device)
@@ -122,17 +124,7 @@ class FrameReplayBuffer(ReplayBuffer):
         """Bytes allocated. In host memory, pages are only used once something is stored in them."""
         return self.rows.nbytes
 
-    @staticmethod
-    def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int | None:
-        """
-        Return the ``frame_stack`` with which this buffer suits an environment.
-
-        :param env: The vector environment: SB3's ``VecFrameStack``, one with an integer attribute ``frame_stack``, or one
-            whose sub-environments have gymnasium's ``FrameStackObservation``, below any of SB3's transparent wrappers
-        :param observation_space: The agent's observation space
-        :return: Frames per observation, or None if its observations are not known to be stacked uint8 images
-        """
-        return frame_stack_of(env, observation_space)
+    frame_stack_of = staticmethod(frame_stack_of)
 
     def add(
         self,
@@ -172,8 +164,9 @@ class FrameReplayBuffer(ReplayBuffer):
                 raise ValueError(
                     f"expected terminal observations of shape {self.layout.shape}, got {shape}{self.layout.hint(shape)}"
                 )
+        action_dtype = self._maybe_cast_dtype(self.action_space.dtype)
         columns = {
-            "actions": np.ascontiguousarray(actions, dtype=self._action_dtype).reshape(n, self.action_dim),
+            "actions": np.ascontiguousarray(actions, dtype=action_dtype).reshape(n, self.action_dim),
             "rewards": per_env("rewards", reward, n, ()).astype(np.float32).reshape(n),
             "dones": dones,
             "timeouts": timeouts,
@@ -234,7 +227,7 @@ class FrameReplayBuffer(ReplayBuffer):
         else:
             last, discounts = first, None
             rewards = self._normalized_reward(self.rewards.take(first), env)
-        newest = th.cat([self.rows.newest.take(first), self.rows.next_newest.take(last)])
+        newest = th.cat([self.rows.columns["_newest"].take(first), self.rows.columns["_next_newest"].take(last)])
         pin_memory = self.storage_device.type == "cpu" and self.device.type == "cuda"
         # one gather for both, and they share no memory
         stacks = self.layout.join(self.rows.writer.pool.stacks(newest, self.layout.frame_stack, pin_memory))
@@ -280,7 +273,7 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def reset(self) -> None:
         """Remove every transition."""
-        self.rows.reset()
+        self.rows.writer.reset()
 
     def truncate_last_trajectory(self) -> None:
         """
@@ -292,18 +285,18 @@ class FrameReplayBuffer(ReplayBuffer):
             self.timeouts[newest] = th.maximum(self.timeouts[newest], (self.dones[newest] == 0).float())
 
     def __getstate__(self) -> dict[str, Any]:
-        # the keys of release 0.1.0
-        state = {**vars(self), **self.rows.read_columns(), "_writer": self.rows.writer}
+        # flat, as in release 0.1.0
+        columns = {name: column[: self.size()].cpu().numpy() for name, column in self.rows.columns.items()}
+        state = {**vars(self), **columns, "_writer": self.rows.writer}
         return {name: value for name, value in state.items() if name not in ("rows", "_discounts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         writer = state.pop("_writer")
-        vars(self).update(state)
+        vars(self).update({name: value for name, value in state.items() if name not in ("pos", "full")})
         self.storage_device = writer.pool.device
         self._allocate(writer)
-        self.rows.write_columns(state)
-        for name in (*self.rows.columns, "pos", "full"):
-            vars(self).pop(name, None)
+        for name, column in self.rows.columns.items():
+            column[: self.size()] = th.from_numpy(vars(self).pop(name))
 
 
 def _sum_of_steps(terms: th.Tensor) -> th.Tensor:

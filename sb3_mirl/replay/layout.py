@@ -1,7 +1,6 @@
 """How a stacked image is cut into its frames, and which environments stack frames."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +21,6 @@ from stable_baselines3.common.vec_env import (
 )
 
 ChannelsOrder = Literal["first", "last"]
-Hint = Callable[[tuple[int, ...]], str]
 
 # Wrappers known to pass on the stacks they receive (VecNormalize keeps the original ones for the replay buffer)
 TRANSPARENT_WRAPPERS = (VecTransposeImage, VecMonitor, VecNormalize, VecCheckNan, VecVideoRecorder)
@@ -92,7 +90,10 @@ class FrameLayout:
         :return: (N, K, words), oldest frame first; a view where the memory order allows it
         :raises ValueError: if they have another shape, or values that uint8 cannot hold
         """
-        array = per_env(name, observations, n_envs, self.shape, hint=self.hint)
+        try:
+            array = per_env(name, observations, n_envs, self.shape)
+        except ValueError as error:
+            raise ValueError(f"{error}{self.hint(np.shape(observations))}") from None
         if array.dtype != np.uint8:
             given, array = array, array.astype(np.uint8)
             if not np.array_equal(array, given):
@@ -135,7 +136,7 @@ class FrameLayout:
         return pixels.permute(0, 2, 3, 1, 4).reshape(-1, *self.shape)
 
 
-def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...], hint: Hint | None = None) -> np.ndarray:
+def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...]) -> np.ndarray:
     """
     Return one value for each environment as an array, and refuse what only has the right size.
 
@@ -143,7 +144,6 @@ def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...], hint:
     :param values: (N, \\*shape) for one of the shapes; the first axis may be missing if N is 1
     :param n_envs: Number of environments N
     :param shapes: Shapes of one value
-    :param hint: Gives the cause of a wrong shape, to end the error with
     :return: The values, as given
     :raises ValueError: if they have another shape
     """
@@ -151,8 +151,7 @@ def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...], hint:
     for shape in shapes:
         if array.shape == (n_envs, *shape) or (n_envs == 1 and array.shape == shape):
             return array
-    cause = "" if hint is None else hint(array.shape)
-    raise ValueError(f"expected {name} of shape {(n_envs, *shapes[0])}, got {array.shape}{cause}")
+    raise ValueError(f"expected {name} of shape {(n_envs, *shapes[0])}, got {array.shape}")
 
 
 def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int | None:

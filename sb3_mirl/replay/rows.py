@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_mirl.replay.layout import per_env
 from sb3_mirl.replay.pool import upload, zeros
 from sb3_mirl.replay.stacks import StackWriter
 
@@ -14,7 +15,7 @@ _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "
 
 
 class Rows(Protocol):
-    """What saving and restoring a replay buffer row by row takes."""
+    """What it takes to save and restore a replay buffer row by row."""
 
     @property
     def n_added(self) -> int:
@@ -26,19 +27,15 @@ class Rows(Protocol):
 
     def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
         """
-        Return copies of some rows.
-
-        :param first: The first of them, counted from the last reset; not older than :attr:`n_kept`
-        :param last: The row after them
-        :return: Arrays for :meth:`write_rows`
+        Return copies of the rows from ``first``, counted from the last reset and among the :attr:`n_kept` newest,
+        to ``last`` - 1, for :meth:`write_rows`.
         """
 
     def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
         """
         Put rows back where they were: after :meth:`set_position`, and older rows first.
 
-        :param arrays: From :meth:`read_rows` of a buffer of the same size
-        :raises ValueError: if the arrays have other shapes; nothing has been written then
+        :raises ValueError: if they are rows of another shape
         """
 
     def get_position(self) -> dict[str, Any]:
@@ -48,7 +45,6 @@ class Rows(Protocol):
         """
         Continue where another buffer was, whose rows are to be written next.
 
-        :param position: From :meth:`get_position` of a buffer of the same size
         :raises ValueError: if it has another size
         """
 
@@ -68,8 +64,7 @@ class ArrayRows:
         self._arrays: dict[str, np.ndarray] = {}
         for name in _ARRAYS:
             value = getattr(buffer, name)
-            parts = {f"{name}/{key}": array for key, array in value.items()} if isinstance(value, dict) else {name: value}
-            self._arrays |= parts
+            self._arrays |= {f"{name}/{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
 
     def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
         """See :class:`Rows`."""
@@ -78,9 +73,9 @@ class ArrayRows:
 
     def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
         """See :class:`Rows`."""
-        check_columns(arrays, self._arrays)
+        rows = arrays["rows"]
         for name, array in self._arrays.items():
-            array[arrays["rows"]] = arrays[name]
+            array[rows] = per_env(f"saved {name}", arrays[name], len(rows), array.shape[1:])
 
     def get_position(self) -> dict[str, Any]:
         """See :class:`Rows`."""
@@ -95,21 +90,17 @@ class StoredRows:
     """
     :class:`Rows` of :class:`~sb3_mirl.replay.FrameReplayBuffer`: frames, each once, and columns of everything else.
 
-    :param writer: Where the frames go; it decides number, C, and width, N, of the rows, and the device
-    :param columns: Shape and dtype per transition of each column
+    :param shape: Number C and width N of the rows
+    :param writer: Where their frames go
+    :param columns: Shape and dtype per transition of each column; first the slots of the newest frames of the observation
+        and of the next one
     """
 
-    columns: dict[str, th.Tensor]  # (C, N, *shape) each
-    newest: th.Tensor  # (C, N), slot of the newest frame of the observation
-    next_newest: th.Tensor  # (C, N), and of the next observation
-
-    def __init__(self, writer: StackWriter, columns: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-        self.writer, self.n_rows, self.device = writer, writer.n_rows, writer.pool.device
-        self.columns = {
-            name: zeros((writer.n_rows, writer.n_envs, *shape), dtype, self.device)
-            for name, (shape, dtype) in {"_newest": ((), np.int32), "_next_newest": ((), np.int32), **columns}.items()
-        }
-        self.newest, self.next_newest = self.columns["_newest"], self.columns["_next_newest"]
+    def __init__(
+        self, shape: tuple[int, int], writer: StackWriter, columns: Mapping[str, tuple[tuple[int, ...], Any]]
+    ) -> None:
+        self.n_rows, self.writer, self.device = shape[0], writer, writer.pool.device
+        self.columns = {name: zeros((*shape, *size), dtype, self.device) for name, (size, dtype) in columns.items()}
 
     @property
     def nbytes(self) -> int:
@@ -118,22 +109,22 @@ class StoredRows:
 
     @property
     def n_added(self) -> int:
-        """Number of rows added since the last reset."""
+        """See :class:`Rows`."""
         return self.writer.n_steps
 
     @property
     def n_kept(self) -> int:
-        """Number of the newest rows of which something is kept: rows of the buffer, and older ones whose frames they use."""
+        """See :class:`Rows`: rows of the buffer, and older ones whose frames they use."""
         return self.writer.n_kept
 
     def add(self, stacks: np.ndarray, next_stacks: np.ndarray, ended: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
         """
-        Add a row; the oldest one goes when there are C.
+        Add a row, in place of the oldest if there are C.
 
         :param stacks: (N, K, words), see :meth:`StackWriter.add`
         :param next_stacks: (N, K, words)
         :param ended: (N,) bool, where an episode ended
-        :param columns: (N, \\*shape) each, in the order given to the constructor
+        :param columns: (N, \\*shape) each, the other columns in the order given to the constructor
         :raises ValueError: if the observations are not stacks of frames; nothing has been added then
         """
         row = self.n_added % self.n_rows
@@ -141,10 +132,6 @@ class StoredRows:
         uploaded = upload(values, self.device, pack=not self.writer.pool.host_sync_is_free)
         for column, value in zip(self.columns.values(), uploaded, strict=True):
             column[row] = value
-
-    def reset(self) -> None:
-        """Remove every row."""
-        self.writer.reset()
 
     def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
         """See :class:`Rows`: with the rows come the frames that were new in them."""
@@ -155,11 +142,11 @@ class StoredRows:
 
     def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
         """See :class:`Rows`."""
-        check_columns(arrays, self.columns)
+        rows = arrays["rows"]
         self.writer.pool.write(arrays["slots"].astype(np.int64), arrays["frames"], arrays["previous"])
-        index = th.from_numpy(arrays["rows"]).to(self.device)
         for name, column in self.columns.items():
-            column.index_copy_(0, index, th.from_numpy(arrays[name]).to(self.device))
+            values = per_env(f"saved {name}", arrays[name], len(rows), column.shape[1:])
+            column.index_copy_(0, *upload((rows, values), self.device, pack=False))
 
     def get_position(self) -> dict[str, Any]:
         """See :class:`Rows`."""
@@ -168,29 +155,3 @@ class StoredRows:
     def set_position(self, position: dict[str, Any]) -> None:
         """See :class:`Rows`."""
         self.writer.set_position(position["writer"])
-
-    def read_columns(self) -> dict[str, np.ndarray]:
-        """Return the filled part of every column."""
-        size = min(self.n_added, self.n_rows)
-        return {name: column[:size].cpu().numpy() for name, column in self.columns.items()}
-
-    def write_columns(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """
-        Fill the columns.
-
-        :param arrays: From :meth:`read_columns`
-        """
-        for name, column in self.columns.items():
-            column[: len(arrays[name])] = th.from_numpy(arrays[name])
-
-
-def check_columns(arrays: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray | th.Tensor]) -> None:
-    """
-    :param arrays: (n, N, ...) each, to be written
-    :param columns: (C, N, ...) each, to be written to
-    :raises ValueError: if rows of one have another shape than those of the other
-    """
-    for name, column in columns.items():
-        expected = (len(arrays["rows"]), *column.shape[1:])
-        if arrays[name].shape != expected:
-            raise ValueError(f"expected saved {name} of shape {expected}, got {arrays[name].shape}: another memory's rows")

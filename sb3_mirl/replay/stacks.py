@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_mirl.replay.layout import per_env
 from sb3_mirl.replay.pool import PADDING, FramePool
 
 
@@ -40,16 +41,6 @@ class StackWriter:
         # a stream starts from black stacks: whatever differs from them is written
         self._last[:] = 0
         self._newest = np.full(len(self._last), PADDING, dtype=np.int32)
-
-    @property
-    def n_envs(self) -> int:
-        """Number of environments, N."""
-        return len(self._last)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of which all frames are kept, C."""
-        return self.n_kept - self._last.shape[1] // self.pool.frames.shape[1]
 
     @property
     def n_steps(self) -> int:
@@ -126,12 +117,9 @@ class StackWriter:
         :param position: From :meth:`get_position` of a writer for as many rows, environments, and frames of that size
         :raises ValueError: if it comes from another one
         """
-        for name, own in {"frames_in_step": self._frames_in_step, "last": self._last}.items():
-            if position[name].shape != own.shape or position[name].dtype != own.dtype:
-                raise ValueError(f"another memory's rows: {name} is {_kind(position[name])}, expected {_kind(own)}")
+        self._frames_in_step[:] = per_env("rows", position["frames_in_step"], self.n_kept, ())
+        self._last[:] = per_env("stacks", position["last"], len(self._last), self._last.shape[1:])
         self.pool.set_position(position["pool"])
-        self._frames_in_step[:] = position["frames_in_step"]
-        self._last[:] = position["last"]
         self._step, self._newest = position["step"], position["newest"]
 
     def _write_stack(self, stack: np.ndarray) -> int:
@@ -154,9 +142,9 @@ class StackWriter:
 def _moved_on(next_stacks: np.ndarray, stacks: np.ndarray, frame_words: int) -> np.ndarray:
     """Which next stacks have the stack's last K - 1 frames as their first: (N, K * words) -> (N,)."""
     # in one dimension, twice as fast as row by row; what is compared across rows, in the last frame, is left out
-    equal = np.empty(stacks.shape, dtype=bool)
+    equal: np.ndarray = np.empty(stacks.shape, dtype=bool)
     np.equal(next_stacks.ravel()[:-frame_words], stacks.ravel()[frame_words:], out=equal.ravel()[:-frame_words])
-    return equal[:, :-frame_words].all(axis=1)
+    return np.logical_and.reduce(equal[:, :-frame_words], axis=1)
 
 
 def _not_stacked(stacks: np.ndarray, next_stacks: np.ndarray, envs: np.ndarray) -> ValueError:
@@ -180,7 +168,3 @@ def _advice(stack: np.ndarray, following: np.ndarray) -> str:
     if not following[:-1].any() or (len(stack) > 2 and (following[:-1] == following[0]).all()):
         return "The next one starts a new stack: report done where a game or a life ends"
     return "Let no wrapper above the frame stack change its stacks; pass the right `frame_stack` and `channels_order`"
-
-
-def _kind(array: np.ndarray) -> str:
-    return f"{array.dtype} {array.shape}"
