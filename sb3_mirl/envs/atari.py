@@ -72,7 +72,7 @@ class AtariVecEnv(SharedAttributesVecEnv):
     :param img_width: their width, likewise; the screen has 160.
     :param maxpool: give the pixelwise maximum of the last two emulator frames of a step, not the last one alone.
     :param mode: ALE's mode of the game, such as its two-ship or night variant (Machado et al. 2018). The C++ side knows the
-        defaults only: other modes and difficulties are played one after the other in Python, without threads.
+        defaults only: other modes and difficulties are played in Python, as fast as with ``num_threads=1``.
     :param difficulty: ALE's difficulty switch of the game.
     :param repeat_action_probability: sticky actions, per frame (0.25 in Machado et al. 2018,
         https://arxiv.org/abs/1709.06009).
