@@ -455,10 +455,8 @@ class TestErrors:
     )
     def test_advice_fits_the_cause(self, following, advice):
         buffer = FrameReplayBuffer(20, SPACE, ACTIONS)
-        obs, next_obs = (
-            np.array(stack, dtype=np.uint8).reshape(1, K, 1, 1) * np.ones(SPACE.shape, np.uint8)
-            for stack in ([1, 2, 3, 4], following)
-        )
+        stacks = np.array([[1, 2, 3, 4], following], dtype=np.uint8)
+        obs, next_obs = stacks.reshape(2, 1, K, 1, 1) * np.ones(SPACE.shape, np.uint8)
         with pytest.raises(ValueError, match=f"not stacks of 4 frames: in environments .0. .*{advice}"):
             buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
         buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.ones(1), [{}])
@@ -504,7 +502,7 @@ class TestShapes:
     @pytest.mark.parametrize(
         ("position", "change", "message"),
         [
-            (0, lambda x: x.reshape(2, 4, 6, 4), r"expected observations of shape \(2, 4, 4, 6\), got \(2, 4, 6, 4\): a wrapper"),
+            (0, lambda x: x.reshape(2, 4, 6, 4), r"expected observations of shape \(2, 4, 4, 6\), got \(2, 4, 6, 4\): a w"),
             (1, lambda x: x.reshape(2, 4, 6, 4), r"expected next observations of shape \(2, 4, 4, 6\), got \(2, 4, 6, 4\): a"),
             (0, lambda x: x.reshape(1, 8, 4, 6), r"got \(1, 8, 4, 6\)$"),
             (0, lambda x: x.reshape(2, 96), r"got \(2, 96\)$"),
@@ -550,7 +548,7 @@ class TestShapes:
             memory.add(obs, obs, np.array([0]), np.array([0.0]), np.array([True]), [{}])
 
     def test_shapes_that_sb3_takes(self):
-        """One environment without its axis; whole numbers of other types; actions in both shapes; several numbers per action."""
+        """One environment without its axis; whole numbers of other types; actions in both shapes, and of several numbers."""
         box = spaces.Box(-1, 1, (2, 3), np.float32)
         for actions in (ACTIONS, box):
             ours = FrameReplayBuffer(20, SPACE, actions, "cpu")
@@ -572,12 +570,9 @@ class TestShapes:
     def test_normalisation_of_another_environment(self):
         ours, _ = both(20, space=SPACE)
         ours.add(*Stream().step(["go on"]))
-        other = VecNormalize(
-            VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(screen_height=4, screen_width=6, n_channels=1)]), K)
-        )
-        with pytest.raises(
-            ValueError, match=r"shape \(4, 6, 4\), but those stored have shape \(4, 4, 6\): pass the VecNormalize"
-        ):
+        images = DummyVecEnv([lambda: FakeImageEnv(screen_height=4, screen_width=6, n_channels=1)])
+        other = VecNormalize(VecFrameStack(images, K))
+        with pytest.raises(ValueError, match=r"shape \(4, 6, 4\), but those stored have shape \(4, 4, 6\): pass the VecNorm"):
             ours.sample(3, env=other)
         other.norm_obs = False  # rewards alone have no shape
         assert ours.sample(3, env=other).observations.shape == (3, *SPACE.shape)
@@ -625,7 +620,7 @@ class TestDescribe:
             ({"space": spaces.Box(0, 254, SPACE.shape, np.uint8)}, {"observation_space"}),
             ({"n_steps": 3, "gamma": 0.99}, {"n_steps", "gamma"}),
             ({"frame_stack": 2}, {"frame_stack"}),
-            ({"space": spaces.Box(0, 255, (4, 6, 4), np.uint8)}, {"observation_space", "channels"}),
+            ({"space": spaces.Box(0, 255, (6, 6, 4), np.uint8)}, {"observation_space", "channels"}),
             ({"handle_timeout_termination": False}, {"handle_timeout_termination"}),
             ({"gamma": 0.5}, set()),
             ({"storage_device": "meta"}, set()),
@@ -645,11 +640,8 @@ class TestDescribe:
         assert describe(self.make(**three))["gamma"] == 0.9
         for cls in (FrameReplayBuffer, NStepReplayBuffer):
             assert self.differences(self.make(cls, **three), self.make(cls, n_steps=3, gamma=0.5)) == {"gamma"}
-        assert self.differences(self.make(**three), self.make(NStepReplayBuffer, **three)) == {
-            "class",
-            "frame_stack",
-            "channels",
-        }
+        frames_only = self.differences(self.make(**three), self.make(NStepReplayBuffer, **three))
+        assert frames_only == {"class", "frame_stack", "channels"}
 
     def test_contents_make_no_difference(self):
         for cls in (FrameReplayBuffer, ReplayBuffer):
@@ -665,7 +657,7 @@ class TestDescribe:
         assert self.differences(lean, self.make(ReplayBuffer, handle_timeout_termination=False)) == {"optimize_memory_usage"}
 
         def her(**kwargs):
-            return self.make(HerReplayBuffer, goals, env=None, **kwargs)
+            return HerReplayBuffer(20, goals, ACTIONS, None, "cpu", **kwargs)
 
         assert self.differences(her(), her(n_sampled_goal=2)) == {"n_sampled_goal"}
         assert self.differences(her(), her(goal_selection_strategy="final")) == {"goal_selection_strategy"}
