@@ -170,6 +170,8 @@ def test_flavours_are_other_games() -> None:
     reference = record(default, 60)
     same = [all(np.array_equal(*pair) for pair in zip(record(env, 60), reference, strict=True)) for env in others]
     assert same == [True, False, False]
+    unwrapped = [gym.make(env.spec).unwrapped for env in (default, *others)]
+    assert [(env._game_mode, env._game_difficulty) for env in unwrapped] == [(None, None), (0, 0), (3, None), (None, 1)]
     kinds = [type(env._vector).__name__ for env in (default, *others)]
     assert kinds == ["ALEVectorInterface"] * 2 + ["FlavourVector"] * 2, "the C++ side plays what it can"
 

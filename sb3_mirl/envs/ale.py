@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -32,16 +33,17 @@ _ID_SUFFIX = re.compile(r"(NoFrameskip|Deterministic)?(-v\d+)?$", re.IGNORECASE)
 
 
 def rom_id(game: str) -> str:
-    """Return ALE's ROM id of a game.
+    """
+    Return ALE's ROM id of a game.
 
     The name only selects the game: the frame skip and the action-repeat probability that a gymnasium id stands for
     (``NoFrameskip``, ``-v5``) are arguments of :class:`~sb3_mirl.envs.AtariVecEnv`.
 
     :param game: ``"SpaceInvaders"``, ``"SpaceInvadersNoFrameskip-v4"``, ``"ALE/SpaceInvaders-v5"``, ``"space_invaders"``
-        or ``"space invaders"``; upper and lower case do not matter.
-    :return: the snake_case id, for example ``"space_invaders"``.
-    :raises TypeError: if ``game`` is not a string.
-    :raises ValueError: if ALE has no such single-player game; the message suggests the nearest names.
+        or ``"space invaders"``; upper and lower case do not matter
+    :return: the snake_case id, for example ``"space_invaders"``
+    :raises TypeError: if ``game`` is not a string
+    :raises ValueError: if ALE has no such single-player game; the message suggests the nearest names
     """
     if not isinstance(game, str):
         raise TypeError(f"game must be a string such as 'Breakout', got {game!r} of type {type(game).__name__}")
@@ -54,14 +56,19 @@ def rom_id(game: str) -> str:
     return known[key]
 
 
-def gym_spec(rom: str) -> EnvSpec | None:
-    """Return gymnasium's spec of the game without frame skip and sticky actions, or of its v5 id where that is all there is.
+def gym_spec(rom: str, mode: int | None, difficulty: int | None) -> EnvSpec | None:
+    """
+    Return gymnasium's spec of the game without frame skip and sticky actions, or of its v5 id where that is all there is.
 
-    :param rom: ROM id, as from :func:`rom_id`.
-    :return: the spec of ``"<Game>NoFrameskip-v4"`` or ``"ALE/<Game>-v5"``; None if neither is registered.
+    :param rom: ROM id, as from :func:`rom_id`
+    :param mode: ALE's mode of the game, or None
+    :param difficulty: ALE's difficulty of the game, or None
+    :return: the spec of ``"<Game>NoFrameskip-v4"`` or ``"ALE/<Game>-v5"``; None if neither is registered
     """
     name = _class_name(rom)
-    return gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
+    spec = gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
+    flavour = {key: value for key, value in (("mode", mode), ("difficulty", difficulty)) if value is not None}
+    return replace(spec, kwargs=spec.kwargs | flavour) if spec and flavour else spec
 
 
 def make_vector(
@@ -75,19 +82,20 @@ def make_vector(
     thread_affinity_offset: int | None,
     **options: Any,
 ) -> Any:
-    """Make ALE's C++ vector environment, or its stand-in for other flavours of a game, which the C++ class cannot be given.
+    """
+    Make ALE's C++ vector environment, or its stand-in for other flavours of a game, which the C++ class cannot be given.
 
     Rewards are unclipped; done is game over, and games that are over start again at once.
 
-    :param rom: ROM id, as from :func:`rom_id`.
-    :param noop_max: largest number of frames before the first observation, FIRE included.
-    :param mode: ALE's mode of the game, or None.
-    :param difficulty: ALE's difficulty of the game, or None.
-    :param num_threads: of the C++ class, see :func:`thread_count`.
-    :param thread_affinity_offset: CPU of its first thread, or None.
-    :param options: further arguments of ``ale_py.ALEVectorInterface``.
-    :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``.
-    :raises ValueError: for a value out of range, or if the game does not have that mode or difficulty.
+    :param rom: ROM id, as from :func:`rom_id`
+    :param noop_max: largest number of frames before the first observation, FIRE included
+    :param mode: ALE's mode of the game, or None
+    :param difficulty: ALE's difficulty of the game, or None
+    :param num_threads: of the C++ class, see :func:`thread_count`
+    :param thread_affinity_offset: CPU of its first thread, or None
+    :param options: further arguments of ``ale_py.ALEVectorInterface``
+    :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``
+    :raises ValueError: for a value out of range, or if the game does not have that mode or difficulty
     """
     check_range("repeat_action_probability", options["repeat_action_probability"], 0, 1)
     for name in ("grayscale", "maxpool", "use_fire_reset", "full_action_space"):
@@ -121,13 +129,14 @@ def make_vector(
 
 
 def image_shape(frame_stack: int, grayscale: bool, img_height: int, img_width: int) -> tuple[int, int, int]:
-    """Return the shape of channels-first observations.
+    """
+    Return the shape of channels-first observations.
 
-    :param frame_stack: frames per observation.
-    :param grayscale: whether a frame is one channel, not three.
-    :param img_height: in pixels.
-    :param img_width: in pixels.
-    :raises ValueError: if images are smaller than ``CnnPolicy`` can take, or have more channels than pixels in a row.
+    :param frame_stack: frames per observation
+    :param grayscale: whether a frame is one channel, not three
+    :param img_height: in pixels
+    :param img_width: in pixels
+    :raises ValueError: if images are smaller than ``CnnPolicy`` can take, or have more channels than pixels in a row
     """
     channels = frame_stack if grayscale else 3 * frame_stack
     height, width = at_least(SMALLEST, "img_height", img_height), at_least(SMALLEST, "img_width", img_width)
@@ -140,10 +149,11 @@ def image_shape(frame_stack: int, grayscale: bool, img_height: int, img_width: i
 
 
 def ale_seed(seed: int | None) -> int:
-    """Return the seed that gymnasium's AtariEnv gives to ALE for ``reset(seed=seed)``, without its sign bit.
+    """
+    Return the seed that gymnasium's AtariEnv gives to ALE for ``reset(seed=seed)``, without its sign bit.
 
-    :param seed: of a sub-environment; None gives :data:`CONTINUE_RNG`.
-    :raises ValueError: if it is negative.
+    :param seed: of a sub-environment; None gives :data:`CONTINUE_RNG`
+    :raises ValueError: if it is negative
     """
     if seed is None:
         return CONTINUE_RNG
@@ -153,9 +163,10 @@ def ale_seed(seed: int | None) -> int:
 
 
 def at_least(least: int, name: str, value: int) -> int:
-    """Return ``value`` as an int.
+    """
+    Return ``value`` as an int.
 
-    :raises ValueError: naming the argument, if it is not an integer of at least ``least``.
+    :raises ValueError: naming the argument, if it is not an integer of at least ``least``
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")

@@ -18,7 +18,8 @@ EVALUATION_FRAMES = 18_000
 
 
 class AtariVecEnv(SharedAttributesVecEnv):
-    """``n_envs`` copies of one Atari game, stepped by C++ threads.
+    """
+    ``n_envs`` copies of one Atari game, stepped by C++ threads.
 
     Observations are uint8 of shape ``(n_envs, frame_stack, 84, 84)``, oldest frame first, newest last: channel-first
     images, so SB3 adds no transpose. In colour, each frame is its red, green and blue plane, ``(n_envs, 3 * frame_stack, 84,
@@ -54,35 +55,35 @@ class AtariVecEnv(SharedAttributesVecEnv):
     the actions are discrete, and SB3 steps all environments together.
 
     :param game: "Breakout", "BreakoutNoFrameskip-v4", "ALE/Breakout-v5", "breakout" (see
-        :func:`sb3_mirl.envs.ale.rom_id`; the name selects the game and nothing else).
-    :param n_envs: number of copies.
-    :param seed: sub-environment i is seeded by ``seed + i`` at the first ``reset()``, as after ``env.seed(seed)``.
-    :param training: False gives the evaluation environment: whole games, unclipped rewards, the short cap.
-    :param episodic_life: report the loss of a life as done (default: ``training``).
-    :param clip_reward: give the sign of the reward (default: ``training``).
+        :func:`sb3_mirl.envs.ale.rom_id`; the name selects the game and nothing else)
+    :param n_envs: number of copies
+    :param seed: sub-environment i is seeded by ``seed + i`` at the first ``reset()``, as after ``env.seed(seed)``
+    :param training: False gives the evaluation environment: whole games, unclipped rewards, the short cap
+    :param episodic_life: report the loss of a life as done (default: ``training``)
+    :param clip_reward: give the sign of the reward (default: ``training``)
     :param max_episode_steps: steps after which a game is truncated and reset (default: 108000 frames in training, 18000
-        in evaluation, divided by ``frame_skip``; Mnih et al. 2015, https://doi.org/10.1038/nature14236).
-    :param noop_max: largest number of frames, uniform in 0..noop_max, that a game runs before the first observation.
-    :param use_fire_reset: press FIRE for one frame at the start of a game, where the game has that action.
-    :param frame_skip: emulator frames per step; the last two are max-pooled.
-    :param frame_stack: frames per observation.
-    :param grayscale: False gives colour frames.
+        in evaluation, divided by ``frame_skip``; Mnih et al. 2015, https://doi.org/10.1038/nature14236)
+    :param noop_max: largest number of frames, uniform in 0..noop_max, that a game runs before the first observation
+    :param use_fire_reset: press FIRE for one frame at the start of a game, where the game has that action
+    :param frame_skip: emulator frames per step; the last two are max-pooled
+    :param frame_stack: frames per observation
+    :param grayscale: False gives colour frames
     :param img_height: height of the observations in pixels, at least 36 (what ``CnnPolicy`` needs) and not less than they
-        have channels (SB3 takes the smallest axis for the channels); the screen has 210.
-    :param img_width: their width, likewise; the screen has 160.
-    :param maxpool: give the pixelwise maximum of the last two emulator frames of a step, not the last one alone.
+        have channels (SB3 takes the smallest axis for the channels); the screen has 210
+    :param img_width: their width, likewise; the screen has 160
+    :param maxpool: give the pixelwise maximum of the last two emulator frames of a step, not the last one alone
     :param mode: ALE's mode of the game, such as its two-ship or night variant (Machado et al. 2018). The C++ side knows the
-        defaults only: other modes and difficulties are played in Python, as fast as with ``num_threads=1``.
-    :param difficulty: ALE's difficulty switch of the game.
+        defaults only: other modes and difficulties are played in Python, as fast as with ``num_threads=1``
+    :param difficulty: ALE's difficulty switch of the game
     :param repeat_action_probability: sticky actions, per frame (0.25 in Machado et al. 2018,
-        https://arxiv.org/abs/1709.06009).
-    :param full_action_space: all 18 actions instead of those that have an effect in the game.
-    :param num_threads: C++ threads (default: one per CPU this process may use, at most ``n_envs``).
-    :param thread_affinity_offset: CPU to which the first thread is bound, the others following (default: the system chooses).
-    :param monitor_file: path of a ``monitor.csv`` to write a line to at the end of each game, as SB3's ``Monitor`` does.
+        https://arxiv.org/abs/1709.06009)
+    :param full_action_space: all 18 actions instead of those that have an effect in the game
+    :param num_threads: C++ threads (default: one per CPU this process may use, at most ``n_envs``)
+    :param thread_affinity_offset: CPU to which the first thread is bound, the others following (default: the system chooses)
+    :param monitor_file: path of a ``monitor.csv`` to write a line to at the end of each game, as SB3's ``Monitor`` does
     :raises ValueError: for an unknown game (with the nearest names), a number out of range, or a mode or difficulty that the
-        game does not have.
-    :raises ImportError: on import of this module without ale_py.
+        game does not have
+    :raises ImportError: on import of this module without ale_py
     """
 
     action_space: spaces.Discrete
@@ -122,7 +123,7 @@ class AtariVecEnv(SharedAttributesVecEnv):
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.game = rom_id(game)
-        self.spec = gym_spec(self.game)
+        self.spec = gym_spec(self.game, mode, difficulty)
         self.training = training
         self.episodic_life = training if episodic_life is None else episodic_life
         self.clip_reward = training if clip_reward is None else clip_reward
@@ -175,9 +176,10 @@ class AtariVecEnv(SharedAttributesVecEnv):
         self.seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
 
     def reset(self) -> np.ndarray:
-        """Start a new game in every sub-environment; a step under way is dropped.
+        """
+        Start a new game in every sub-environment; a step under way is dropped.
 
-        :return: observations, zeros but for the newest frame.
+        :return: observations, zeros but for the newest frame
         """
         vector = self._open_vector()
         if self._step_pending:
@@ -194,12 +196,13 @@ class AtariVecEnv(SharedAttributesVecEnv):
         return self._observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Hand the actions to the C++ threads and return at once (20 microseconds for 8 envs).
+        """
+        Hand the actions to the C++ threads and return at once (20 microseconds for 8 envs).
 
-        :param actions: (n_envs,) integers in [0, action_space.n).
-        :raises ValueError: for another shape or an action out of range.
-        :raises TypeError: for actions that are not integers.
-        :raises RuntimeError: before ``reset()``, after ``close()``, or while another step is under way.
+        :param actions: (n_envs,) integers in [0, action_space.n)
+        :raises ValueError: for another shape or an action out of range
+        :raises TypeError: for actions that are not integers
+        :raises RuntimeError: before ``reset()``, after ``close()``, or while another step is under way
         """
         vector = self._open_vector()
         if self._must_reset:
@@ -210,10 +213,11 @@ class AtariVecEnv(SharedAttributesVecEnv):
         self._step_pending = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for the step begun by :meth:`step_async`; games that ended have been reset.
+        """
+        Wait for the step begun by :meth:`step_async`; games that ended have been reset.
 
-        :return: observations, rewards (n_envs,) float32, dones (n_envs,) bool and the list of infos (see the class).
-        :raises RuntimeError: without a step under way.
+        :return: observations, rewards (n_envs,) float32, dones (n_envs,) bool and the list of infos (see the class)
+        :raises RuntimeError: without a step under way
         """
         if not self._step_pending:
             raise RuntimeError("step_wait() without a step under way: call step_async(actions) first")
@@ -268,7 +272,8 @@ class AtariVecEnv(SharedAttributesVecEnv):
         return list(self._action_meanings)
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return the newest frame of each sub-environment as the agent sees it: (img_height, img_width, 3) uint8.
+        """
+        Return the newest frame of each sub-environment as the agent sees it: (img_height, img_width, 3) uint8.
 
         Without colour, its three channels are equal. For the game's whole screen play the model in
         ``gymnasium.make(env.spec, render_mode="rgb_array")`` under SB3's ``AtariWrapper``.

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 
 class SharedAttributesVecEnv(VecEnv, ABC):
-    """``get_attr``, ``set_attr``, ``env_method``, ``env_is_wrapped`` and ``render`` without Python objects to ask.
+    """
+    ``get_attr``, ``set_attr``, ``env_method``, ``env_is_wrapped`` and ``render`` without Python objects to ask.
 
     A subclass names the attributes that may change (``mutable_attributes``), those that differ between
     sub-environments (``individual_attributes``: properties with one value each), and the methods that ``env_method`` may
@@ -25,9 +26,10 @@ class SharedAttributesVecEnv(VecEnv, ABC):
     shared_methods: ClassVar[tuple[str, ...]] = ()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of each sub-environment; one that they share is repeated.
+        """
+        Return an attribute of each sub-environment; one that they share is repeated.
 
-        :raises AttributeError: if no attribute has that name.
+        :raises AttributeError: if no attribute has that name
         """
         user_attributes = self._user_attributes()
         if attr_name in user_attributes:
@@ -41,10 +43,11 @@ class SharedAttributesVecEnv(VecEnv, ABC):
         return [value[i] if attr_name in self.individual_attributes else value for i in self._targets(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute; new names are kept per sub-environment, for :meth:`get_attr` alone.
+        """
+        Set an attribute; new names are kept per sub-environment, for :meth:`get_attr` alone.
 
         :raises AttributeError: for an attribute that is fixed once the C++ side exists, or that can only be set for all
-            sub-environments at once.
+            sub-environments at once
         """
         targets = self._targets(indices)
         if attr_name in self.mutable_attributes:
@@ -59,9 +62,10 @@ class SharedAttributesVecEnv(VecEnv, ABC):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call one of ``shared_methods`` for each sub-environment.
+        """
+        Call one of ``shared_methods`` for each sub-environment.
 
-        :raises AttributeError: for any other method.
+        :raises AttributeError: for any other method
         """
         if method_name not in self.shared_methods:
             raise AttributeError(
@@ -75,9 +79,10 @@ class SharedAttributesVecEnv(VecEnv, ABC):
         return [issubclass(wrapper_class, Monitor) for _ in self._targets(indices)]
 
     def render(self, mode: str | None = None) -> np.ndarray | None:
-        """Return the newest frames, tiled, or with ``mode="human"`` show them in a window.
+        """
+        Return the newest frames, tiled, or with ``mode="human"`` show them in a window.
 
-        :raises RuntimeError: if no window can be opened.
+        :raises RuntimeError: if no window can be opened
         """
         advice = 'use render("rgb_array"), or record a film with VecVideoRecorder'
         # OpenCV would end the process

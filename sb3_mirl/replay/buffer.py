@@ -36,19 +36,19 @@ class FrameReplayBuffer(ReplayBuffer):
     same indices. For stacks of four 84x84 frames a transition takes 7.2 kB instead of 56.5 kB. An episode start
     takes one frame more; where these exceed 1 in 80 transitions (very short episodes) the buffer grows accordingly.
 
-    :param buffer_size: Transitions to keep, over all environments
+    :param buffer_size: transitions to keep, over all environments
     :param observation_space: 3-D ``Box`` of uint8
-    :param action_space: Action space
-    :param device: Device of the samples
-    :param n_envs: Number of parallel environments
-    :param optimize_memory_usage: Accepted and without effect: every frame is stored once anyway,
+    :param action_space: action space
+    :param device: device of the samples
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: accepted and without effect: every frame is stored once anyway,
         and terminal observations and timeouts are kept, unlike with SB3's variant
-    :param handle_timeout_termination: Mask ``dones`` that are timeouts, as in SB3
-    :param n_steps: Length of the n-step returns; for more than 1 the samples have ``discounts``
-    :param gamma: Discount factor of the n-step returns
-    :param frame_stack: Number of frames in one observation
-    :param channels_order: Axis along which frames are stacked, "first" or "last"; None: the smallest dimension, as in SB3
-    :param storage_device: Where the transitions are kept. On "cuda" the indices are drawn there too (by torch's
+    :param handle_timeout_termination: mask ``dones`` that are timeouts, as in SB3
+    :param n_steps: length of the n-step returns; for more than 1 the samples have ``discounts``
+    :param gamma: discount factor of the n-step returns
+    :param frame_stack: number of frames in one observation
+    :param channels_order: axis along which frames are stacked, "first" or "last"; None: the smallest dimension, as in SB3
+    :param storage_device: where the transitions are kept. On "cuda" the indices are drawn there too (by torch's
         generator), and neither adding nor sampling makes the host wait. Without a GPU it falls back to "cpu"
     :raises ValueError: if the observation space cannot hold stacks of ``frame_stack`` frames, or ``n_steps`` < 1
     """
@@ -145,7 +145,7 @@ class FrameReplayBuffer(ReplayBuffer):
         :param action: (N, action_dim), or (N, \\*action_shape)
         :param reward: (N,)
         :param done: (N,)
-        :param infos: One dictionary per environment; "TimeLimit.truncated" marks timeouts
+        :param infos: one dictionary per environment; "TimeLimit.truncated" marks timeouts
         :raises ValueError: if any of them, or a terminal observation in ``infos``, has another shape, or if the observations
             are not stacked frames; nothing has been stored then
         """
@@ -177,9 +177,9 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         Draw transitions uniformly, with replacement.
 
-        :param batch_size: Number of transitions B
-        :param env: Normalises observations and rewards, if given
-        :return: Tensors on ``device``: observations (B, \\*obs_shape) uint8, actions (B, action_dim), next observations,
+        :param batch_size: number of transitions B
+        :param env: normalises observations and rewards, if given
+        :return: tensors on ``device``: observations (B, \\*obs_shape) uint8, actions (B, action_dim), next observations,
             dones (B, 1), rewards (B, 1), and for ``n_steps`` > 1 discounts (B, 1)
         :raises ValueError: if nothing has been stored yet
         """
@@ -189,10 +189,10 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         Draw the transitions that ``n_batches`` calls of :meth:`sample` in a row would draw, all at once.
 
-        :param n_batches: Number of minibatches M
-        :param batch_size: Transitions per minibatch B
-        :param env: Normalises observations and rewards, if given
-        :return: As :meth:`sample`, with M * B transitions, one minibatch after the other
+        :param n_batches: number of minibatches M
+        :param batch_size: transitions per minibatch B
+        :param env: normalises observations and rewards, if given
+        :return: as :meth:`sample`, with M * B transitions, one minibatch after the other
         :raises ValueError: if nothing has been stored yet, or if ``env`` normalises observations of another shape
         """
         size = self.size()

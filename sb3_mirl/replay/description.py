@@ -23,8 +23,8 @@ def describe(buffer: BaseBuffer) -> dict[str, Any]:
     Describe a buffer by all that must agree for one to stand in for another: with different values, the algorithm would
     silently be another one, or break later. Device and contents are left out.
 
-    :param buffer: Any of SB3's buffers, or :class:`~sb3_mirl.replay.FrameReplayBuffer`
-    :return: Values to be compared by ``==``, in the order in which they matter: "class"; "rows" and "environments", of which
+    :param buffer: any of SB3's buffers, or :class:`~sb3_mirl.replay.FrameReplayBuffer`
+    :return: values to be compared by ``==``, in the order in which they matter: "class"; "rows" and "environments", of which
         one transition each is a row; the spaces; "n_steps" (1 for buffers without); "gamma" where samples depend on it;
         "frame_stack" and "channels" (the stacking axis, "first" or "last") of frames; and the other settings that the
         class has
@@ -49,9 +49,9 @@ def rows_of(buffer: ReplayBuffer, n_added: int | None = None) -> Rows | None:
     """
     Return a replay buffer's rows.
 
-    :param buffer: A replay buffer
-    :param n_added: Number of rows added so far, where it is known: SB3's buffers do not count them
-    :return: Its rows, or None for a buffer that may be more than rows (another class, a subclass, HER's, SB3's
+    :param buffer: a replay buffer
+    :param n_added: number of rows added so far, where it is known: SB3's buffers do not count them
+    :return: its rows, or None for a buffer that may be more than rows (another class, a subclass, HER's, SB3's
         memory-optimised variant)
     """
     if type(buffer) is FrameReplayBuffer:

@@ -31,9 +31,9 @@ class FrameLayout:
     """
     Describe the shape of a stacked observation.
 
-    :param frame_stack: Number of frames K in one observation, oldest first
-    :param shape: Shape of one observation, (K * C, H, W) or (H, W, K * C)
-    :param channels_first: Whether the frames are stacked along the first axis (else along the last)
+    :param frame_stack: number of frames K in one observation, oldest first
+    :param shape: shape of one observation, (K * C, H, W) or (H, W, K * C)
+    :param channels_first: whether the frames are stacked along the first axis (else along the last)
     """
 
     frame_stack: int
@@ -45,10 +45,10 @@ class FrameLayout:
         """
         Find the layout of an observation space.
 
-        :param space: Observation space, a 3-D uint8 ``Box``
-        :param frame_stack: Number of frames in one observation
-        :param channels_order: Stacking axis, "first" or "last"; None: the smallest dimension, as in SB3
-        :return: The layout
+        :param space: observation space, a 3-D uint8 ``Box``
+        :param frame_stack: number of frames in one observation
+        :param channels_order: stacking axis, "first" or "last"; None: the smallest dimension, as in SB3
+        :return: the layout
         :raises ValueError: if observations of this space cannot be stacks of that many frames
         """
         advice = "use stable_baselines3's ReplayBuffer, or pass the right `frame_stack` and `channels_order`"
@@ -85,8 +85,8 @@ class FrameLayout:
         Cut observations into frames.
 
         :param observations: (N, \\*shape), uint8 or whole numbers that fit into it; without the first axis if N is 1
-        :param n_envs: Number of environments N
-        :param name: What errors call them
+        :param n_envs: number of environments N
+        :param name: what errors call them
         :return: (N, K, words), oldest frame first; a view where the memory order allows it
         :raises ValueError: if they have another shape, or values that uint8 cannot hold
         """
@@ -111,7 +111,7 @@ class FrameLayout:
         """
         Return the usual cause of a wrong shape, to end an error with.
 
-        :param shape: The wrong shape
+        :param shape: the wrong shape
         :return: ": <cause>", or nothing
         """
         if self.channels_first and shape[-3:] == (*self.shape[1:], self.shape[0]):
@@ -140,11 +140,11 @@ def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...]) -> np
     """
     Return one value for each environment as an array, and refuse what only has the right size.
 
-    :param name: What the error calls the values
+    :param name: what the error calls the values
     :param values: (N, \\*shape) for one of the shapes; the first axis may be missing if N is 1
-    :param n_envs: Number of environments N
-    :param shapes: Shapes of one value
-    :return: The values, as given
+    :param n_envs: number of environments N
+    :param shapes: shapes of one value
+    :return: the values, as given
     :raises ValueError: if they have another shape
     """
     array = np.asarray(values)
@@ -162,9 +162,9 @@ def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int |
     gymnasium's ``FrameStackObservation`` around every sub-environment, below any of SB3's wrappers that
     pass observations on. Other wrappers may change single frames, so below them the answer is None.
 
-    :param env: The vector environment
-    :param observation_space: The observation space of the agent, after image transposition
-    :return: Frames per observation, or None if the observations are not known to be
+    :param env: the vector environment
+    :param observation_space: the observation space of the agent, after image transposition
+    :return: frames per observation, or None if the observations are not known to be
         uint8 images stacked along their channel axis
     """
     if env is None or not is_image_space(observation_space):

@@ -16,10 +16,10 @@ def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
     """
     Return zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
 
-    :param shape: Shape of the tensor
-    :param dtype: A numpy dtype
-    :param device: Where to allocate
-    :return: The tensor
+    :param shape: shape of the tensor
+    :param dtype: a numpy dtype
+    :param device: where to allocate
+    :return: the tensor
     """
     if device.type == "cpu":
         return th.from_numpy(np.zeros(shape, dtype=dtype))
@@ -30,10 +30,10 @@ def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[
     """
     Return tensors with the contents of some arrays.
 
-    :param arrays: Contiguous arrays of any shapes and dtypes
-    :param device: Device of the tensors
-    :param pack: Send everything in one asynchronous copy out of pinned memory, otherwise array by array
-    :return: One tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
+    :param arrays: contiguous arrays of any shapes and dtypes
+    :param device: device of the tensors
+    :param pack: send everything in one asynchronous copy out of pinned memory, otherwise array by array
+    :return: one tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
     """
     if not pack:
         return [th.from_numpy(array) if device.type == "cpu" else th.from_numpy(array).to(device) for array in arrays]
@@ -61,11 +61,11 @@ class FramePool:
     in its own region, so that the frames of a stack lie side by side. When the ring is full it grows:
     ``extra`` is a second block of memory, so that the first, gigabytes large, is never copied.
 
-    :param n_frames: Frames to allocate for each stream
-    :param n_streams: Number of streams (environments)
-    :param frame_words: Words per frame
+    :param n_frames: frames to allocate for each stream
+    :param n_streams: number of streams (environments)
+    :param frame_words: words per frame
     :param word: dtype of a word
-    :param device: Where the frames live
+    :param device: where the frames live
     """
 
     frames: th.Tensor  # (P, words)
@@ -105,7 +105,7 @@ class FramePool:
         """
         Take slots for new frames.
 
-        :param n: Number of frames
+        :param n: number of frames
         :return: (n,) int64, their slots
         """
         if self._live + n > len(self._order):
@@ -120,7 +120,7 @@ class FramePool:
         """
         Give back the slots that were taken longest ago.
 
-        :param n: Number of frames
+        :param n: number of frames
         """
         self._live -= n
 
@@ -157,8 +157,8 @@ class FramePool:
         Gather stacks.
 
         :param newest: (B,) int32, slots of the newest frames
-        :param depth: Frames per stack, K
-        :param pin_memory: Put the result into page-locked host memory
+        :param depth: frames per stack, K
+        :param pin_memory: put the result into page-locked host memory
         :return: (B, K, words), oldest frame first
         """
         chain = [newest]
@@ -188,9 +188,9 @@ class FramePool:
         """
         Return frames in the order in which their slots were taken.
 
-        :param back: How many of the newest slots to go back to the first; all of them are live
-        :param n: Number of frames
-        :return: Their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
+        :param back: how many of the newest slots to go back to the first; all of them are live
+        :param n: number of frames
+        :return: their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
         """
         slots = self._order[(self._head - back + np.arange(n)) % len(self._order)]
         index = th.from_numpy(slots).to(self.device)
@@ -211,7 +211,7 @@ class FramePool:
         """
         Give back every frame and continue where another pool was, whose frames are to be written next.
 
-        :param position: From :meth:`get_position` of a pool of the same size
+        :param position: from :meth:`get_position` of a pool of the same size
         """
         self.reset()
         if position["order"] is not None:

@@ -53,8 +53,8 @@ class ArrayRows:
     """
     :class:`Rows` of SB3's buffers, which keep them in arrays (C, N, ...).
 
-    :param buffer: One of SB3's buffers
-    :param n_added: Number of rows added so far
+    :param buffer: one of SB3's buffers
+    :param n_added: number of rows added so far
     """
 
     def __init__(self, buffer: ReplayBuffer, n_added: int) -> None:
@@ -90,9 +90,9 @@ class StoredRows:
     """
     :class:`Rows` of :class:`~sb3_mirl.replay.FrameReplayBuffer`: frames, each once, and columns of everything else.
 
-    :param shape: Number C and width N of the rows
-    :param writer: Where their frames go
-    :param columns: Shape and dtype per transition of each column; first the slots of the newest frames of the observation
+    :param shape: number C and width N of the rows
+    :param writer: where their frames go
+    :param columns: shape and dtype per transition of each column; first the slots of the newest frames of the observation
         and of the next one
     """
 

@@ -20,11 +20,11 @@ class StackWriter:
     Every row's stacks consist of frames written in that step or in the K steps before it, so the frames written
     in the last C + K steps suffice for C rows.
 
-    :param pool: Where the frames go
-    :param n_rows: Rows to keep, C
-    :param n_envs: Number of environments, N
-    :param frame_stack: Frames per stack, K
-    :param frame_words: Words per frame
+    :param pool: where the frames go
+    :param n_rows: rows to keep, C
+    :param n_envs: number of environments, N
+    :param frame_stack: frames per stack, K
+    :param frame_words: words per frame
     """
 
     def __init__(self, pool: FramePool, n_rows: int, n_envs: int, frame_stack: int, frame_words: int) -> None:
@@ -64,7 +64,7 @@ class StackWriter:
         :param stacks: (N, K, words), the observations
         :param next_stacks: (N, K, words), the next observations
         :param ended: (N,) bool, where an episode ended and the next observation may be that of a reset
-        :return: Slots of the newest frames of both, (N,) int32 each
+        :return: slots of the newest frames of both, (N,) int32 each
         :raises ValueError: if a next observation within an episode is not the observation moved on by one frame;
             nothing has been stored then
         """
@@ -98,9 +98,9 @@ class StackWriter:
         """
         Return the frames that were written in some steps.
 
-        :param first: The first of the steps, counted from the last reset; not older than :attr:`n_kept`
-        :param last: The step after them
-        :return: See :meth:`FramePool.read`
+        :param first: the first of the steps, counted from the last reset; not older than :attr:`n_kept`
+        :param last: the step after them
+        :return: see :meth:`FramePool.read`
         """
         back, after = (int(self._frames_in_step[np.arange(i, self._step) % self.n_kept].sum()) for i in (first, last))
         return self.pool.read(back, back - after)
@@ -114,7 +114,7 @@ class StackWriter:
         """
         Continue where another writer was, whose frames are to be written to the pool next.
 
-        :param position: From :meth:`get_position` of a writer for as many rows, environments, and frames of that size
+        :param position: from :meth:`get_position` of a writer for as many rows, environments, and frames of that size
         :raises ValueError: if it comes from another one
         """
         self._frames_in_step[:] = per_env("rows", position["frames_in_step"], self.n_kept, ())
