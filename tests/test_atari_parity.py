@@ -224,7 +224,7 @@ def test_the_stand_in_for_other_flavours_plays_as_the_vector_environment(game: s
             for i in result[2].nonzero()[0]:
                 np.testing.assert_array_equal(info["final_obs"][i], expected_info["final_obs"][i])
                 over += 1
-    assert over > 0 or game == "Pong"
+    assert over > 0 or game != "Breakout"
 
 
 def test_no_ops_of_the_stand_in() -> None:
