@@ -745,6 +745,8 @@ class TestFrameStackOf:
         space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
         assert FrameReplayBuffer.frame_stack_of(env, space) == 3
         assert FrameReplayBuffer.frame_stack_of(env, SPACE) is None, "4 channels are no stack of 3"
+        env.frame_stack = True
+        assert FrameReplayBuffer.frame_stack_of(env, space) is None, "a flag, not a number"
 
     def test_gymnasium_frame_stack(self):
         def make():
