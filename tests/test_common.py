@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
-from sb3_mirl.common import workers
+from sb3_mirl.common import weights, workers
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 from sb3_mirl.common.weights import read_weights
@@ -143,7 +143,8 @@ def nested(depth: int, doubling: str) -> bytes:
 
 
 @pytest.mark.parametrize("doubling", ["memo", "reused memo", "dup"])
-def test_weights_cannot_hang_the_reader(doubling: str, tmp_path: Path) -> None:
+def test_weights_cannot_hang_the_reader(doubling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.th, "load", lambda *args, **kwargs: pytest.fail("it has been unpickled"))
     pickled = nested(40, doubling)
     if doubling == "memo":
         key, depth = next(iter(pickle.loads(nested(10, doubling)))), 0

@@ -260,6 +260,7 @@ class TestDistribution:
     @pytest.mark.parametrize("beta", [1e-8, 1.0, 1e8, float("inf")])
     def test_its_mode_is_what_the_policy_does(self, policy: Any, beta: float) -> None:
         policy.beta.fill_(beta)
+        policy.log_prior.copy_(th.tensor([0.9, 0.02, 0.08]).double().log())
         with th.no_grad():
             policy.q_net.q_net[-1].weight[1] = policy.q_net.q_net[-1].weight[2]  # ties
             policy.q_net.q_net[-1].bias[1] = policy.q_net.q_net[-1].bias[2]
