@@ -71,8 +71,8 @@ class TestToyAlgorithm:
     def test_checks(self) -> None:
         with pytest.raises(ValueError, match=r"decay=2 must be a number in \(0, 1\]"):
             Greedier("MlpPolicy", "Pendulum-v1", decay=2)
-        with pytest.raises(ValueError, match=r"tau=0 must be a number in \(0, 1\]"):
-            Greedier("MlpPolicy", "Pendulum-v1", tau=0)
+        with pytest.raises(ValueError, match=r"tau=-1 must be a number in \[0, 1\]"):
+            Greedier("MlpPolicy", "Pendulum-v1", tau=-1)
         model = make_model(pendulum())
         with pytest.raises(ValueError, match="reward of environment 0 is nan at step 62"):
             model.learn(200, callback=lambda *_: model.num_timesteps < 60 or spoil(model))

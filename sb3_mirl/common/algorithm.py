@@ -51,7 +51,7 @@ class GuardedAlgorithm(BaseAlgorithm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.class_names = class_names(type(self))  # written into files, read by `load`
-        self.resources = ExitStack()  # what is released when `learn` ends, however it ends
+        self.resources = ExitStack()  # released when `learn` returns or raises
         self._next_log = 0  # environment step before which no log entry is written
 
     # Hooks
