@@ -783,7 +783,9 @@ class TestFrameStackOf:
         unknown = Unknown(self.stacked())
         sideways = VecFrameStack(DummyVecEnv([self.image_env]), 4, channels_order="first")
         vector = VecFrameStack(DummyVecEnv([lambda: gym.make("CartPole-v1")]), 4)
-        for env in (plain, normalized, unknown, sideways, vector):
+        # four channels at the end, which are not the four frames
+        of_four = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(36, 36, n_channels=4)]), 4, channels_order="first")
+        for env in (plain, normalized, unknown, sideways, of_four, vector):
             assert FrameReplayBuffer.frame_stack_of(env, env.observation_space) is None
         assert FrameReplayBuffer.frame_stack_of(None, SPACE) is None
 
