@@ -6,6 +6,7 @@ import sb3_mirl.envs  # noqa: F401  registers the gridworlds with gymnasium
 from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.mirl import MIRL, PriorCallback
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.virel import VIREL
 
-__all__ = ["MIRL", "PriorCallback", "ResumableCheckpoint", "SoftDQN", "__version__", "resume"]
+__all__ = ["MIRL", "VIREL", "PriorCallback", "ResumableCheckpoint", "SoftDQN", "__version__", "resume"]
 __version__ = version("sb3-mirl")
