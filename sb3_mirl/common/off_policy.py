@@ -36,7 +36,7 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
         super().check_arguments()
-        check_range("tau", self.tau, 0, 1, low_open=True)
+        check_range("tau", self.tau, 0, 1)
         for name in ("batch_size", "buffer_size", "n_steps"):
             check_range(name, getattr(self, name), 1, math.inf, whole=True)
         check_range("learning_starts", self.learning_starts, 0, math.inf)

@@ -24,6 +24,7 @@ CACHE = Path(sys.prefix) / "sb3-tests" / PACKAGE  # in the virtual environment: 
 # starts by deleting stable_baselines3 from sys.modules, and with it the replacement
 NOT_ABOUT_IT = "not test_sb3_import_without_optional_deps"
 PARENTS = {"MIRL": "DQN", "SoftDQN": "DQN", "VIREL": "SAC", "VIREL-mixed": "SAC"}
+EXCEPT = {"VIREL-mixed": ["test_infinite_horizon[True-SAC]"]}  # has one critic, where this class needs two
 
 
 def fetch_tests() -> Path:
@@ -75,8 +76,9 @@ def main() -> int:
         for algo in (algo for algo in args.algo if PARENTS[algo] == parent):
             outcomes = run(algo, parent, folder, args.workers)
             missing = sorted(passing - {test for test, outcome in outcomes.items() if outcome == "passed"})
-            missing_anywhere |= bool(missing)
             passed = len(passing) - len(missing)
+            known = EXCEPT.get(algo, [])
+            missing_anywhere |= any(test.partition("::")[2] not in known for test in missing)
             print(f"{algo}: {passed} of the {len(passing)} tests that pass for {parent} pass", *missing, sep="\n  ")
     return int(missing_anywhere)
 
