@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ class TestReductions:
         assert_equal_weights(sac, model)
         tuned = sac.ent_coef_tensor if sac.log_ent_coef is None else sac.log_ent_coef.exp()
         assert model.temperature == tuned.item()
+
+    def test_with_a_schedule_and_state_dependent_exploration(self) -> None:
+        changed = {**SMALL, "learning_rate": lambda progress: 3e-3 * progress, "use_sde": True, "target_update_interval": 2}
+        sac = SAC("MlpPolicy", "Pendulum-v1", ent_coef="auto", **changed).learn(100)
+        assert_equal_weights(sac, virel(ent_coef="auto", critics="soft", **changed).learn(100))
 
     @pytest.mark.parametrize("critics", ["hard", "mixed"])
     @pytest.mark.parametrize("temperature", [{"ent_coef": 0.0}, {"residual_scale": 0.0, "temperature_init": 0.0}])
@@ -230,16 +236,18 @@ def test_a_separate_batch_waits_until_the_memory_holds_it() -> None:
 
 
 def test_the_targets_follow_at_their_interval() -> None:
-    model = virel(target_update_interval=3, learning_starts=60)
-    model.learn(60)
-    before = deepcopy(model.critic_target.state_dict())
-    model.train(1, 16)  # gradient step 0 of each round, as in SAC
-    first = deepcopy(model.critic_target.state_dict())
-    assert not th.equal(first["qf0.0.weight"], before["qf0.0.weight"])
-    model.train(3, 16)
-    one_more = model.critic_target.state_dict()["qf0.0.weight"]
-    assert not th.equal(one_more, first["qf0.0.weight"])
-    assert model._n_updates == 4
+    """At the first update of a round and then at each third, as in SAC."""
+    model = virel(target_update_interval=3, learning_starts=60).learn(60)
+    start = deepcopy(model.get_parameters())
+    targets = []
+    for updates in (0, 1, 3, 4):
+        model.set_parameters(start)
+        np.random.seed(0)
+        th.manual_seed(0)
+        model.train(updates, 16)
+        targets.append(model.critic_target.state_dict()["qf0.0.weight"].clone())
+    assert [th.equal(one, two) for one, two in pairwise(targets)] == [False, True, False]
+    assert model._n_updates == 8
 
 
 # What it learns

@@ -1,6 +1,7 @@
 """VIREL's runs: resumed bit for bit, logged, and by the RL Zoo's commands."""
 
 import copy
+import importlib.util
 import inspect
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch as th
 from stable_baselines3.common.monitor import Monitor
@@ -115,6 +117,57 @@ def test_policies_are_modules_like_any_other() -> None:
     mean = th.nn.Sequential(model.policy.actor.latent_pi, model.policy.actor.mu, th.nn.Tanh())
     exported = th.export.export(mean, (observation,)).module()
     assert th.allclose(exported(observation), expected)
+
+
+# The example
+
+
+@pytest.fixture
+def example() -> Any:
+    """The example's functions."""
+    pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+    pytest.importorskip("rliable", reason="pip install 'sb3-mirl[plots]'")
+    script = Path(__file__).parents[1] / "examples" / "reproduce_virel.py"
+    spec = importlib.util.spec_from_file_location("reproduce_virel", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_goes_on(example: Any, tmp_path: Path) -> None:
+    """One whole run, and one that is cut off in the middle: the same snapshots."""
+    agent = "virel:batch_size=16,residual_scale=0.1"
+    whole, cut = (example.folder_of(tmp_path / name, "Pendulum-v1", agent, 0) for name in ("whole", "cut"))
+    train = partial(example.train, agent=agent, env_id="Pendulum-v1", seed=0, every=60)
+    assert train(whole, timesteps=180) == "done" and train(whole, timesteps=180) == "was done"
+    train(cut, timesteps=120)
+    (cut / "done").unlink()
+    train(cut, timesteps=180)
+    assert (cut / "rows.csv").read_text() == (whole / "rows.csv").read_text()
+    rows = pd.read_csv(whole / "rows.csv")
+    assert rows["timesteps"].tolist() == [60, 120, 180] and rows["temperature"].notna().tolist() == [False, True, True]
+    two = pd.concat([rows, rows.assign(seed=1, score=rows["score"] - 100)])
+    lines = example.table(two).splitlines()
+    last, best = rows["score"].iloc[-1], rows["score"].max()
+    assert lines[2].startswith(f"| Pendulum-v1, last of 180 steps | {last - 50:.0f} ± ")
+    assert lines[3].startswith(f"| Pendulum-v1, best of 180 steps | {best - 50:.0f} ± ")
+    example.draw(two, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_the_examples_agents(example: Any) -> None:
+    assert example.changes_of("virel2") == {"ent_coef": 0.2, "critics": "mixed"}
+    assert example.changes_of("virel:residual_scale=0.004,residual_estimator=double") == {
+        "residual_scale": 0.004,
+        "residual_estimator": "double",
+    }
+    with pytest.raises(SystemExit, match="Unknown agent 'virel3', choose from sac, virel, virel1, virel2"):
+        example.changes_of("virel3")
+    for env_id in example.ENVS:
+        for agent in example.AGENTS:
+            model = example.make_model(agent, env_id, 0, gym.make(env_id))
+            assert model.ent_coef == {"sac": 0.1 if "Car" in env_id else "auto", "virel": "residual"}.get(agent, 0.2)
 
 
 # The RL Zoo
