@@ -158,7 +158,8 @@ def table(rows: pd.DataFrame) -> str:
             half = f" ± {mean - low:.0f}" if len(values) > 1 else ""
             cells[f"{env_id}, {name} of {wide.columns[-1]:g} steps", str(agent)] = f"{mean:.0f}{half} ({len(values)})"
     wide_cells = pd.Series(cells).unstack().rename_axis("mean return (seeds)")
-    return markdown(wide_cells[list(dict.fromkeys(rows["agent"]))].fillna(""))
+    order = list(dict.fromkeys(row for row, _ in cells)), list(dict.fromkeys(rows["agent"]))
+    return markdown(wide_cells.loc[order].fillna(""))
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:

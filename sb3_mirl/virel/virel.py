@@ -447,8 +447,10 @@ class VIREL(GuardedOffPolicy, SAC):
 
 def check_actions(space: spaces.Space[Any]) -> None:
     """
+    Refuse actions that are not continuous, or have no bounds.
+
     :param space: of the actions
-    :raises ValueError: unless they are continuous and bounded; an ``AssertionError`` as well, as SB3's is
+    :raises ValueError: naming the space; it is an ``AssertionError`` as well, as SB3's is
     """
     if not isinstance(space, spaces.Box):
         raise ActionSpaceError(
@@ -463,8 +465,10 @@ def check_actions(space: spaces.Space[Any]) -> None:
 
 def check_ent_coef(ent_coef: Any) -> None:
     """
+    Refuse what :class:`VIREL` does not know as a temperature.
+
     :param ent_coef: the argument
-    :raises ValueError: unless it is one of those that :class:`VIREL` knows
+    :raises ValueError: naming the choices
     """
     if is_number(ent_coef):
         return check_range("ent_coef", ent_coef, 0, math.inf, high_open=True)
