@@ -201,7 +201,7 @@ SGD = dict(net_arch=[16], optimizer_class=th.optim.SGD)
 def test_one_update(critics: str, changed: dict[str, Any]) -> None:
     settings = {
         "policy_kwargs": SGD,
-        "residual_lr": 0.5,
+        "residual_lr": 0.3,
         "residual_scale": 0.3,
         "soft_reward_scale": 0.7,
         "learning_rate": 1e-2,
