@@ -7,6 +7,16 @@ from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.common.checks import CheckCallback
 from sb3_mirl.mirl import MIRL, PriorCallback
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.virel import VIREL
 
-__all__ = ["MIRL", "CheckCallback", "PriorCallback", "ResumableCheckpoint", "SoftDQN", "__version__", "resume"]
+__all__ = [
+    "MIRL",
+    "VIREL",
+    "CheckCallback",
+    "PriorCallback",
+    "ResumableCheckpoint",
+    "SoftDQN",
+    "__version__",
+    "resume",
+]
 __version__ = version("sb3-mirl")

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.__main__ import main
-from sb3_mirl.zoo.experiment import ALGORITHMS, CONFIGS, Experiment, config_of
+from sb3_mirl.zoo.experiment import CONFIGS, Experiment, config_of
 
 CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
 # read by the zoo, everything else goes to the algorithm
@@ -102,7 +102,7 @@ class TestCommands:
         second = SoftDQN.load("logs/softdqn/CartPole-v1_2/CartPole-v1.zip")
         assert second.learning_starts == first.num_timesteps + 40
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_optimize(self, algo: str, call: Any) -> None:
         call(
             *("train", "--algo", algo, "--env", "CartPole-v1", "-optimize", "--n-trials", "2", "-n", "200"),
@@ -228,7 +228,7 @@ class TestAtari:
 
 
 class TestConfigurations:
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_every_task_has_one(self, algo: str) -> None:
         assert {"atari", *CLASSIC, *GRIDS, *MINATAR} <= set(config(algo))
 
@@ -237,7 +237,7 @@ class TestConfigurations:
         values = [line for line in path.read_text().splitlines() if re.match(r"  \w+:", line)]
         assert values and not [line for line in values if not re.search(r"  # .{4,}", line)]
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     @pytest.mark.parametrize("preset", ["", "table3", "atari_vec_env"])
     def test_every_key_is_known(self, algo: str, preset: str) -> None:
         known = set(inspect.signature(SoftDQN).parameters) | set(inspect.signature(CLASSES[algo]).parameters) | ZOO_KEYS
@@ -245,7 +245,7 @@ class TestConfigurations:
             assert not set(values) - known, task
             assert not [key for key, value in values.items() if isinstance(value, str) and re.match(r"[\d.]+e", value)], task
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_atari_is_the_default_of_the_class(self, algo: str) -> None:
         defaults = {**inspect.signature(SoftDQN).parameters, **inspect.signature(CLASSES[algo]).parameters}
         values = {key: value for key, value in config(algo)["atari"].items() if key not in ZOO_KEYS}
@@ -253,7 +253,7 @@ class TestConfigurations:
         assert values == {key: defaults[key].default for key in values}
         assert config(algo)["atari"]["n_timesteps"] == inspect.signature(SoftDQN.learn).parameters["total_timesteps"].default
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_presets_differ_where_they_should(self, algo: str) -> None:
         base, table3, vector = (config(algo, preset)["atari"] for preset in ("", "table3", "atari_vec_env"))
         rates = {"beta_lr": 3.3e-6} | ({"prior_lr": 2e-6} if algo == "mirl" else {})
@@ -276,7 +276,7 @@ class TestConfigurations:
         assert rl_zoo3.train.ExperimentManager is exp_manager.ExperimentManager is Experiment
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", CLASSES)
 def test_search_samples_what_the_algorithm_takes(algo: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = []

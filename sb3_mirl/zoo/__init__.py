@@ -1,5 +1,5 @@
 """
-SoftDQN and MIRL for the RL Zoo; importing this module registers them as ``softdqn`` and ``mirl``.
+The algorithms of this package for the RL Zoo; importing this module registers them: ``softdqn``, ``mirl``, ``virel``.
 
 ``python -m sb3_mirl <command> ...`` does so by itself. The zoo's own commands do it too where they find a module of the
 name ``custom_envs``, which the zoo imports before it reads its arguments. Put a file ``custom_envs.py`` into the folder
@@ -23,8 +23,9 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, 
 
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.virel import VIREL
 from sb3_mirl.zoo.hub import restore_generate_metadata
-from sb3_mirl.zoo.search import sample_mirl_params, sample_softdqn_params
+from sb3_mirl.zoo.search import sample_mirl_params, sample_softdqn_params, sample_virel_params
 
 __all__ = ["register"]
 
@@ -32,8 +33,11 @@ __all__ = ["register"]
 def register() -> None:
     """Tells the zoo about the algorithms, how to search their hyperparameters, and where their configurations are."""
     ALGOS.update(softdqn=SoftDQN, mirl=MIRL)
+    ALGOS.update(virel=VIREL)
     HYPERPARAMS_SAMPLER.update(softdqn=sample_softdqn_params, mirl=sample_mirl_params)
     HYPERPARAMS_CONVERTER.update(softdqn=convert_offpolicy_params, mirl=convert_offpolicy_params)
+    HYPERPARAMS_SAMPLER.update(virel=sample_virel_params)
+    HYPERPARAMS_CONVERTER.update(virel=convert_offpolicy_params)
     if find_spec("minatar"):
         from minatar.gym import register_envs
 
