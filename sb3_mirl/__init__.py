@@ -5,7 +5,8 @@ from importlib.metadata import version
 import sb3_mirl.envs  # noqa: F401  registers the gridworlds with gymnasium
 from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.mirl import MIRL, PriorCallback
+from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
 
-__all__ = ["MIRL", "PriorCallback", "ResumableCheckpoint", "SoftDQN", "__version__", "resume"]
+__all__ = ["MIRL", "PriorCallback", "ResumableCheckpoint", "SoftA2C", "SoftDQN", "SoftPQN", "__version__", "resume"]
 __version__ = version("sb3-mirl")

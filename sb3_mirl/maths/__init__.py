@@ -15,6 +15,7 @@ Regularization", ICLR 2019, unless another paper is named.
 """
 
 from sb3_mirl.maths.prior import floored_log_prior, kkt_gap, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.returns import n_step_soft_returns, soft_q_returns, soft_returns
 from sb3_mirl.maths.soft import (
     action_scores,
     boltzmann_log_probs,
@@ -37,7 +38,10 @@ __all__ = [
     "linear_beta",
     "mixed_with_uniform",
     "mutual_information",
+    "n_step_soft_returns",
+    "soft_q_returns",
     "soft_q_target",
+    "soft_returns",
     "soft_value",
     "uniform_log_prior",
     "update_prior",
