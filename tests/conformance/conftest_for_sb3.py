@@ -1,5 +1,6 @@
-"""Installed as conftest.py beside SB3's own tests: puts the algorithm named by $SB3_MIRL_ALGO in DQN's place."""
+"""Installed as conftest.py beside SB3's own tests: puts the algorithm named by $SB3_MIRL_ALGO in its parent's place."""
 
+import importlib
 import os
 from typing import Any
 
@@ -7,15 +8,24 @@ import stable_baselines3
 
 import sb3_mirl
 
-name = os.environ["SB3_MIRL_ALGO"]
-base: Any = {"DQN": stable_baselines3.DQN, "SoftDQN": sb3_mirl.SoftDQN, "MIRL": sb3_mirl.MIRL}[name]
+name, parent = os.environ["SB3_MIRL_ALGO"], os.environ["SB3_MIRL_PARENT"]
+base: Any = getattr(stable_baselines3, name) if name == parent else getattr(sb3_mirl, name)
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # DQN's warm-up instead of the paper's 50 000 steps, or these short runs would never reach an update
+    "DQN": {"learning_starts": 100},
+    # A2C's own: its tests compare returns without costs
+    "A2C": {"ent_coef": 0.0},
+}
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    # DQN's warm-up instead of the paper's 50 000 steps, or these short runs would never reach an update
-    kwargs.setdefault("learning_starts", 100)
+    for argument, value in DEFAULTS[parent].items():
+        kwargs.setdefault(argument, value)
     base.__init__(self, *args, **kwargs)
 
 
-# the class keeps DQN's name so that exactly DQN's test ids are selected, and compared
-stable_baselines3.DQN = stable_baselines3.dqn.DQN = type("DQN", (base,), {"__init__": _init, "tb_log_name": "DQN"})
+# the class keeps its parent's name so that exactly the parent's test ids are selected, and compared
+replacement = type(parent, (base,), {"__init__": _init, "tb_log_name": parent})
+setattr(stable_baselines3, parent, replacement)
+module = importlib.import_module(f"stable_baselines3.{parent.lower()}")
+setattr(module, parent, replacement)
