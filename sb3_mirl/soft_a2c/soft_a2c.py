@@ -138,13 +138,15 @@ class SoftA2C(RecordedRollouts, A2C):
             normalize_advantage=normalize_advantage,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            # A2C writes its optimiser into it
             policy_kwargs=dict(policy_kwargs or {}),
             verbose=verbose,
             seed=seed,
             device=device,
             _init_setup_model=False,
         )
+        # where A2C has written its optimiser
+        self._optimizer_kwargs = {name: value for name, value in self.policy_kwargs.items() if name.startswith("optimizer_")}
+        self.policy_kwargs = dict(policy_kwargs or {})
         self.entropy = entropy
         self.update = update
         self.entropy_bonus = entropy_bonus
@@ -226,10 +228,12 @@ class SoftA2C(RecordedRollouts, A2C):
                 )
 
     def _setup_model(self) -> None:
-        given = self.rollout_buffer_class
+        given, given_kwargs = self.rollout_buffer_class, self.policy_kwargs
         self.rollout_buffer_class = buffer_with_costs(given, self.observation_space)
+        self.policy_kwargs = {**given_kwargs, **self._optimizer_kwargs}
         super()._setup_model()
-        self.rollout_buffer_class = given
+        # what the user gave is saved, and compared by `load`
+        self.rollout_buffer_class, self.policy_kwargs = given, given_kwargs
         self._place_prior()
 
     def _place_prior(self) -> None:
