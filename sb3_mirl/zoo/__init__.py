@@ -1,5 +1,6 @@
 """
-SoftDQN and MIRL for the RL Zoo; importing this module registers them as ``softdqn`` and ``mirl``.
+SoftDQN, MIRL, SoftA2C and SoftPQN for the RL Zoo; importing this module registers them as ``softdqn``, ``mirl``,
+``softa2c`` and ``softpqn``.
 
 ``python -m sb3_mirl <command> ...`` does so by itself. The zoo's own commands do it too where they find a module of the
 name ``custom_envs``, which the zoo imports before it reads its arguments. Put a file ``custom_envs.py`` into the folder
@@ -19,12 +20,24 @@ import sys
 from importlib.util import find_spec
 
 from rl_zoo3 import ALGOS
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_offpolicy_params
+from rl_zoo3.hyperparams_opt import (
+    HYPERPARAMS_CONVERTER,
+    HYPERPARAMS_SAMPLER,
+    convert_offpolicy_params,
+    convert_onpolicy_params,
+)
 
 from sb3_mirl.mirl import MIRL
+from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.zoo.hub import restore_generate_metadata
-from sb3_mirl.zoo.search import sample_mirl_params, sample_softdqn_params
+from sb3_mirl.zoo.search import (
+    convert_softpqn_params,
+    sample_mirl_params,
+    sample_softa2c_params,
+    sample_softdqn_params,
+    sample_softpqn_params,
+)
 
 __all__ = ["register"]
 
@@ -34,6 +47,9 @@ def register() -> None:
     ALGOS.update(softdqn=SoftDQN, mirl=MIRL)
     HYPERPARAMS_SAMPLER.update(softdqn=sample_softdqn_params, mirl=sample_mirl_params)
     HYPERPARAMS_CONVERTER.update(softdqn=convert_offpolicy_params, mirl=convert_offpolicy_params)
+    ALGOS.update(softa2c=SoftA2C, softpqn=SoftPQN)
+    HYPERPARAMS_SAMPLER.update(softa2c=sample_softa2c_params, softpqn=sample_softpqn_params)
+    HYPERPARAMS_CONVERTER.update(softa2c=convert_onpolicy_params, softpqn=convert_softpqn_params)
     if find_spec("minatar"):
         from minatar.gym import register_envs
 
