@@ -6,6 +6,7 @@ import sb3_mirl.envs  # noqa: F401  registers the gridworlds with gymnasium
 from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.common.checks import CheckCallback
 from sb3_mirl.mirl import MIRL, PriorCallback
+from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.virel import VIREL
 
@@ -15,7 +16,9 @@ __all__ = [
     "CheckCallback",
     "PriorCallback",
     "ResumableCheckpoint",
+    "SoftA2C",
     "SoftDQN",
+    "SoftPQN",
     "__version__",
     "resume",
 ]

@@ -25,6 +25,7 @@ from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.__main__ import main
 from sb3_mirl.zoo.experiment import CONFIGS, Experiment, config_of
 
+ALGORITHMS = ("softdqn", "mirl")  # those like DQN
 CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
 # read by the zoo, everything else goes to the algorithm
 ZOO_KEYS = {"n_timesteps", "n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "policy"}

@@ -24,7 +24,10 @@ FIGURES = 50
 
 
 class LearnsPrior(Protocol):
-    """What :class:`PriorCallback` asks of an algorithm, beside being one of SB3's."""
+    """
+    What :class:`PriorCallback` asks of an algorithm, beside being one of SB3's. An attribute ``prior_weights``, (n_envs,) in
+    [0, 1] or None, may weigh the folds at a step.
+    """
 
     policy: Any  # with the buffer log_prior (A,)
     prior_lr: float
@@ -137,7 +140,7 @@ class PriorCallback(BaseCallback):
         return cast(LearnsPrior, self.model)
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model, "prior_lr"):
+        if not (hasattr(self.model, "prior_lr") and hasattr(self.model.policy, "log_prior")):
             raise ValueError(f"PriorCallback updates a learned prior; {type(self.model).__name__} has none to update.")
         if self._owner is not None and self._owner() is not self.model:
             self._begin()
@@ -155,20 +158,22 @@ class PriorCallback(BaseCallback):
     def _on_step(self) -> bool:
         log_probs = self._learner.rollout_log_probs
         if log_probs is not None:
-            self.fold(log_probs)
+            self.fold(log_probs, getattr(self.model, "prior_weights", None))
             if self.n_calls % self.interval == 0:
                 self._record()
         return True
 
-    def fold(self, log_probs: th.Tensor) -> None:
+    def fold(self, log_probs: th.Tensor, weights: th.Tensor | None = None) -> None:
         """
         Update the prior by policies one after the other, Eq. (11), and remember them.
 
         :param log_probs: (n_envs, A) log pi(a|s)
+        :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
         """
         policy, model = self._learner.policy, self._learner
         if model.prior_lr > 0:
-            prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), model.prior_lr)
+            rates = model.prior_lr if weights is None else model.prior_lr * weights
+            prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), rates)
             policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
         if self._recent is None:
             self._recent = log_probs.new_full((max(self.window, len(log_probs)), log_probs.shape[1]), math.nan)

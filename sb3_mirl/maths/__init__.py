@@ -17,6 +17,7 @@ Regularization", ICLR 2019, unless another paper is named.
 
 from sb3_mirl.maths.bellman import bellman_target, squared_residual
 from sb3_mirl.maths.prior import floored_log_prior, kkt_gap, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.returns import n_step_soft_returns, soft_q_returns, soft_returns
 from sb3_mirl.maths.soft import (
     action_scores,
     boltzmann_log_probs,
@@ -40,8 +41,11 @@ __all__ = [
     "linear_beta",
     "mixed_with_uniform",
     "mutual_information",
+    "n_step_soft_returns",
     "residual_temperature",
+    "soft_q_returns",
     "soft_q_target",
+    "soft_returns",
     "soft_value",
     "squared_residual",
     "uniform_log_prior",

@@ -1,5 +1,6 @@
 """
-The algorithms of this package for the RL Zoo; importing this module registers them: ``softdqn``, ``mirl``, ``virel``.
+The algorithms of this package for the RL Zoo; importing this module registers them: ``softdqn``, ``mirl``, ``virel``,
+``softa2c`` and ``softpqn``.
 
 ``python -m sb3_mirl <command> ...`` does so by itself. The zoo's own commands do it too where they find a module of the
 name ``custom_envs``, which the zoo imports before it reads its arguments. Put a file ``custom_envs.py`` into the folder
@@ -19,13 +20,26 @@ import sys
 from importlib.util import find_spec
 
 from rl_zoo3 import ALGOS
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_offpolicy_params
+from rl_zoo3.hyperparams_opt import (
+    HYPERPARAMS_CONVERTER,
+    HYPERPARAMS_SAMPLER,
+    convert_offpolicy_params,
+    convert_onpolicy_params,
+)
 
 from sb3_mirl.mirl import MIRL
+from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.virel import VIREL
 from sb3_mirl.zoo.hub import restore_generate_metadata
-from sb3_mirl.zoo.search import sample_mirl_params, sample_softdqn_params, sample_virel_params
+from sb3_mirl.zoo.search import (
+    convert_softpqn_params,
+    sample_mirl_params,
+    sample_softa2c_params,
+    sample_softdqn_params,
+    sample_softpqn_params,
+    sample_virel_params,
+)
 
 __all__ = ["register"]
 
@@ -38,6 +52,9 @@ def register() -> None:
     HYPERPARAMS_CONVERTER.update(softdqn=convert_offpolicy_params, mirl=convert_offpolicy_params)
     HYPERPARAMS_SAMPLER.update(virel=sample_virel_params)
     HYPERPARAMS_CONVERTER.update(virel=convert_offpolicy_params)
+    ALGOS.update(softa2c=SoftA2C, softpqn=SoftPQN)
+    HYPERPARAMS_SAMPLER.update(softa2c=sample_softa2c_params, softpqn=sample_softpqn_params)
+    HYPERPARAMS_CONVERTER.update(softa2c=convert_onpolicy_params, softpqn=convert_softpqn_params)
     if find_spec("minatar"):
         from minatar.gym import register_envs
 

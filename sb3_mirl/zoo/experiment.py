@@ -13,10 +13,11 @@ from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.checkpoint import ResumableCheckpoint, go_on_at_next_learn, resume
+from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 from sb3_mirl.zoo.continuing import CHECKPOINTS, checkpoints_of
 
-ALGORITHMS = ("softdqn", "mirl", "virel")
+ALGORITHMS = ("softdqn", "mirl", "virel", "softa2c", "softpqn")
 _PACKAGE = Path(__file__).parents[1]
 # inside the package in a wheel, next to it in a clone
 CONFIGS = _PACKAGE / "zoo_configs" if (_PACKAGE / "zoo_configs").is_dir() else _PACKAGE.parent / "zoo_configs"
@@ -26,7 +27,7 @@ def config_of(algo: str, conf: str | None = None) -> str | None:
     """
     What ``-conf`` stands for.
 
-    :param algo: one of :data:`ALGORITHMS`; others have their configurations in the zoo
+    :param algo: one of :data:`ALGORITHMS`; other algorithms have their configurations in the zoo
     :param conf: the zoo's option: a file, a module, or one of our presets; None for the default configuration
     :return: file or module
     :raises ValueError: if there is no such preset and no such module
@@ -127,7 +128,7 @@ class Experiment(exp_manager.ExperimentManager):
         if folder is not None and self.algo in ALGORITHMS:
             return self._resume(folder, hyperparams, env)
         model = super()._load_pretrained_agent(hyperparams, env)
-        if isinstance(model, GuardedOffPolicy):
+        if isinstance(model, GuardedAlgorithm):
             _go_on(model)
             self.n_timesteps += model.num_timesteps
         return model
@@ -144,8 +145,10 @@ class Experiment(exp_manager.ExperimentManager):
         return model
 
 
-def _go_on(model: GuardedOffPolicy) -> None:
+def _go_on(model: GuardedAlgorithm) -> None:
     go_on_at_next_learn(model)
+    if not isinstance(model, GuardedOffPolicy):
+        return
     if model.replay_buffer is None or model.replay_buffer.size() == 0:
         print(
             f"The replay memory of this agent was not saved: it is filled by {model.learning_starts} random steps first "
