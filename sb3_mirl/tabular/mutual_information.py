@@ -3,24 +3,31 @@
     max over pi, rho of  E sum_t gamma^t (r - 1/beta log pi(a|s) / rho(a))      (Grau-Moya et al. 2019, Eq. 6)
 
 is solved by two steps in turn (forward-backward Blahut-Arimoto; Tanaka, Sandberg and Skoglund 2017): the soft policy of a
-prior, and the average of that policy as the next prior. With d the normalised state distribution, the second one is
+prior, and the average of that policy as the next prior. With d the normalised state distribution, the second step is
 rho(a) <- rho(a) c(a) with the *fitness* c(a) = sum_s d(s) exp(beta (Q(s,a) - V(s))), the gradient of the objective
 in rho: at an optimum c = 1 where rho is positive and c <= 1 where it is zero. The problem is not concave, so that this
-(KKT) condition is necessary, not sufficient: several local optima are possible, and a symmetric start can sit on a saddle.
+(KKT) condition is necessary, not sufficient: there may be several local optima, and a symmetric start can sit on a saddle.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, rel_entr
+from scipy.special import logsumexp, rel_entr, softmax
 
 from sb3_mirl.common.arguments import check_range
-from sb3_mirl.tabular.chains import StateDistribution, state_distribution
 from sb3_mirl.tabular.mdp import Array, TabularMDP
-from sb3_mirl.tabular.planning import SoftSolution, check_beta, checked_log_prior, solve_soft_values
+from sb3_mirl.tabular.planning import (
+    SoftSolution,
+    StateDistribution,
+    check_beta,
+    checked_prior,
+    solve_soft_values,
+    state_distribution,
+)
 
 _DEAD = 1e-6  # a prior probability that shrinks below this is taken to vanish
+_SMALLEST = 1e-300  # zero is absorbing: no step may reach it by rounding
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,11 @@ class MutualInformationSolution:
 class _Point:
     """A prior with all that follows from it."""
 
-    log_prior: Array  # (A,)
+    prior: Array  # (A,)
     soft: SoftSolution
     weights: Array  # (S,)
     log_fitness: Array  # (A,)
     objective: float
-
-    @property
-    def prior(self) -> Array:
-        return np.exp(self.log_prior)
 
     @property
     def excess(self) -> Array:
@@ -79,12 +82,23 @@ class _Point:
     @property
     def reachable_gap(self) -> float:
         """The same without the actions at zero, which no iteration brings back."""
-        return float(self.gaps[np.isfinite(self.log_prior)].max())
+        return float(self.gaps[self.prior > 0].max())
 
     @property
     def change(self) -> float:
-        """(Half) the distance to the next prior: unlike the gap, a dying action makes it small before it is dead."""
+        """The distance to the next prior: unlike the gap, it gets small while an action is still dying."""
         return float((self.prior * np.abs(self.excess)).sum())
+
+
+def mutual_information(policy: Array, weights: Array) -> float:
+    """Return I(S; A) = sum_s d(s) KL(pi(.|s) || sum_s d(s) pi(.|s)) in nats (Proposition 1 of Grau-Moya et al. 2019).
+
+    The twin of ``maths.mutual_information``, whose states have equal weights.
+
+    :param policy: (S, A), rows summing to 1
+    :param weights: (S,) d, the state distribution
+    """
+    return float(weights @ rel_entr(policy, weights @ policy).sum(axis=1))
 
 
 def solve_mutual_information(
@@ -96,11 +110,11 @@ def solve_mutual_information(
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
 ) -> MutualInformationSolution:
-    """Policy and prior that are optimal for each other.
+    """Return the policy and the prior that are optimal for each other.
 
     With "discounted" the objective rises at every iteration to a stationary point of Eq. (6). The other two are fixed
-    points, not optima, for gamma < 1: "stationary" is what section 3.2's sampling estimates, "behaviour" what a learner
-    converges to whose states come from its own epsilon-greedy behaviour.
+    points, not optima, for gamma < 1: "stationary" is what the sampling of section 3.2 estimates, "behaviour" is where a
+    learner converges whose states come from its own epsilon-greedy behaviour.
 
     Source: Grau-Moya et al. (2019), Eqs. 6 to 11; Tanaka, Sandberg and Skoglund (2017), arXiv 1708.09096.
 
@@ -110,15 +124,15 @@ def solve_mutual_information(
     :param initial_prior: (A,), by default uniform; an action at zero stays there
     :param tolerance: largest deviation of the fitness accepted
     :param max_iterations: evaluations of a prior; when they do not suffice, ``converged`` is False
-    :raises ValueError: an argument is outside its range
+    :raises ValueError: if an argument is outside its range
     """
     check_beta(beta)
     check_range("epsilon", epsilon, 0, 1)
 
-    def point_at(log_prior: Array, start: Array | None = None) -> _Point:
-        return _evaluate(mdp, beta, log_prior, state_distribution, epsilon, start)
+    def point_at(prior: Array, start: Array | None = None) -> _Point:
+        return _evaluate(mdp, beta, prior, state_distribution, epsilon, start)
 
-    point = point_at(checked_log_prior(mdp, initial_prior))
+    point = point_at(checked_prior(mdp, initial_prior))
     objectives = [point.objective]
     stretch = 1.0  # exponent of the fitness: 1 is Blahut-Arimoto's step, more is over-relaxation
     for _ in range(max_iterations):
@@ -145,17 +159,19 @@ def solve_mutual_information(
 
 
 def _evaluate(
-    mdp: TabularMDP, beta: float, log_prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
+    mdp: TabularMDP, beta: float, prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
 ) -> _Point:
-    soft = solve_soft_values(mdp, beta, log_prior, 1e-12, 200, start)
-    weights = state_distribution(mdp, soft.policy, np.exp(log_prior), kind, epsilon)
+    soft = solve_soft_values(mdp, beta, prior, 1e-12, 200, start)
+    weights = state_distribution(mdp, soft.policy, prior, kind, epsilon)
     log_fitness = logsumexp(beta * (soft.q - soft.v[:, None]), b=weights[:, None], axis=0)  # (A,)
-    return _Point(log_prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
+    return _Point(prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
 
 
 def _stepped(point: _Point, stretch: float) -> Array:
-    log_prior = point.log_prior + stretch * point.log_fitness
-    return log_prior - logsumexp(log_prior)
+    live = point.prior > 0
+    stepped = np.zeros_like(point.prior)
+    stepped[live] = np.maximum(softmax(np.log(point.prior[live]) + stretch * point.log_fitness[live]), _SMALLEST)
+    return stepped
 
 
 def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
@@ -164,8 +180,8 @@ def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
     settled = np.abs(point.excess[~dying & (point.prior > 0)]) <= 1e-3
     if not dying.any() or not settled.all():
         return None
-    log_prior = np.where(dying, -np.inf, point.log_prior)
-    return log_prior - logsumexp(log_prior)
+    prior = np.where(dying, 0.0, point.prior)
+    return prior / prior.sum()
 
 
 def _improves(candidate: _Point, point: _Point, kind: StateDistribution) -> bool:
@@ -175,7 +191,6 @@ def _improves(candidate: _Point, point: _Point, kind: StateDistribution) -> bool
 
 
 def _as_solution(point: _Point, tolerance: float, objectives: list[float]) -> MutualInformationSolution:
-    marginal = point.weights @ point.soft.policy  # (A,)
     with np.errstate(over="ignore"):
         fitness = np.exp(point.log_fitness)
     return MutualInformationSolution(
@@ -185,7 +200,7 @@ def _as_solution(point: _Point, tolerance: float, objectives: list[float]) -> Mu
         v=point.soft.v,
         objective=point.objective,
         fitness=fitness,
-        mutual_information=float(point.weights @ rel_entr(point.soft.policy, marginal).sum(axis=1)),
+        mutual_information=mutual_information(point.soft.policy, point.weights),
         converged=point.gap <= tolerance,
         weights=point.weights,
         objectives=np.array(objectives),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import ResultsWriter
 
+from sb3_mirl.common.files import write_whole
 from sb3_mirl.tabular.kernels import Evaluation, Log
 
 
@@ -39,11 +40,11 @@ class Records:
         self._chunks: dict[str, list[NDArray[Any]]] = {}
 
     @contextmanager
-    def open(self, log_path: str | None, env_id: str, anew: bool) -> Iterator[None]:
+    def open(self, log_path: str | os.PathLike[str] | None, env_id: str, anew: bool) -> Iterator[None]:
         """Record a run, or with ``anew`` False the continuation of one; the arrays are there when it ends.
 
         :param log_path: folder that gets ``monitor.csv`` (a line per training episode, SB3's ``Monitor``) and
-            ``evaluations.npz`` (SB3's ``EvalCallback``); a continuation adds to them
+            ``evaluations.npz`` (SB3's ``EvalCallback``; it replaces an older one when it is whole); a continuation adds to them
         """
         if anew or not self._started:
             self._clear()
@@ -61,12 +62,7 @@ class Records:
                 self._writer.close()
                 self._writer = None
             if log_path is not None and len(self.evaluation_timesteps):
-                np.savez(
-                    os.path.join(log_path, "evaluations.npz"),
-                    timesteps=self.evaluation_timesteps,
-                    results=self.evaluation_returns,
-                    ep_lengths=self.evaluation_lengths,
-                )
+                write_whole(os.path.join(log_path, "evaluations.npz"), "npz", self._write_evaluations)
 
     def add(
         self, log: Log, n_episodes: int, evaluation: Evaluation, snapshots: NDArray[np.int64], first: int, n_steps: int
@@ -98,3 +94,12 @@ class Records:
             before = getattr(self, name)
             setattr(self, name, np.concatenate([before, *arrays] if len(before) else arrays))
         self._chunks = {}
+
+    def _write_evaluations(self, path: str) -> None:
+        with open(path, "wb") as file:  # given a path, NumPy would append ".npz"
+            np.savez(
+                file,
+                timesteps=self.evaluation_timesteps,
+                results=self.evaluation_returns,
+                ep_lengths=self.evaluation_lengths,
+            )
