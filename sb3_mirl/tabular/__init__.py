@@ -1,6 +1,6 @@
 """Tabular MIRL: finite MDPs, exact solvers, and the agents of the paper's gridworlds.
 
-numba and scipy are imported only by what needs them.
+numba, scipy and torch are imported only by what needs them.
 """
 
 import warnings
@@ -8,18 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sb3_mirl.tabular.mdp import TabularMDP
+from sb3_mirl.tabular.planning import (
+    SoftSolution,
+    behaviour_policy,
+    occupancy,
+    soft_backward_induction,
+    soft_value_iteration,
+    stationary_distribution,
+)
 
 if TYPE_CHECKING:
     from sb3_mirl.tabular.agents import QLearning, SoftQLearning, TabularMIRL, train_in_parallel
     from sb3_mirl.tabular.mutual_information import MutualInformationSolution, solve_mutual_information
-    from sb3_mirl.tabular.planning import (
-        SoftSolution,
-        behaviour_policy,
-        occupancy,
-        soft_backward_induction,
-        soft_value_iteration,
-        stationary_distribution,
-    )
 
 __all__ = [
     "MutualInformationSolution",
@@ -37,16 +37,12 @@ __all__ = [
     "train_in_parallel",
 ]
 
-_HOMES = {name: "planning" for name in __all__}
-_HOMES |= dict.fromkeys(("MutualInformationSolution", "solve_mutual_information"), "mutual_information")
-_HOMES |= dict.fromkeys(("QLearning", "SoftQLearning", "TabularMIRL", "train_in_parallel"), "agents")
-_RENAMED = {"learn_side_by_side": "train_in_parallel"}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        warnings.warn(f"sb3_mirl.tabular.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        name = _RENAMED[name]
-    if name not in _HOMES:
+    if name == "learn_side_by_side":
+        warnings.warn("learn_side_by_side is now train_in_parallel", DeprecationWarning, stacklevel=2)
+        name = "train_in_parallel"
+    if name not in __all__:
         raise AttributeError(f"module 'sb3_mirl.tabular' has no attribute {name!r}")
-    return getattr(import_module(f"sb3_mirl.tabular.{_HOMES[name]}"), name)
+    module = "mutual_information" if name.endswith(("Solution", "mutual_information")) else "agents"
+    return getattr(import_module(f"sb3_mirl.tabular.{module}"), name)

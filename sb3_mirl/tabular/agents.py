@@ -8,20 +8,18 @@ exploration while learning, its authors' (public reproduction report).
 """
 
 import io
-import json
 import math
 import os
+import pathlib
 import warnings
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
 from typing import Any, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.save_util import load_from_zip_file, open_path, save_to_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from tqdm.rich import tqdm
 
 from sb3_mirl.common.arguments import check_choice, check_range
@@ -30,14 +28,14 @@ from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.tabular import kernels
 from sb3_mirl.tabular.gym_tables import as_env
 from sb3_mirl.tabular.kernels import MARGINAL, PRIOR, UNIFORM, Cursor, Evaluation, Rule, Tables
-from sb3_mirl.tabular.loops import EnvLoop, TableLoop, discrete, make_loop
+from sb3_mirl.tabular.loops import EnvLoop, TableLoop, make_loop, sizes
 from sb3_mirl.tabular.records import Records
 
 Env = gym.Env[Any, Any]
 Agent = TypeVar("Agent", bound="TabularAgent")
 BetaSchedule = Literal["linear", "constant"]
 EvalExploration = Literal["own", "uniform", "none"]
-File = str | os.PathLike[str] | io.BufferedIOBase
+File = str | pathlib.Path | io.BufferedIOBase
 
 _CHUNK = 50_000  # steps between two looks at the progress bar
 _NO_EPISODE = -1  # in place of a state: the next step begins an episode
@@ -49,7 +47,7 @@ class TabularAgent:
 
     ``tables`` is what was learned, ``records`` what happened in the last run.
 
-    :param env: an environment with discrete observations and actions, or the id of one. A ``P`` table is read here, once
+    :param env: an environment with discrete observations and actions, or the id of one; a ``P`` table is read here, once
     :param rule: the numbers of the learning rule
     :param eval_epsilon: exploration in evaluations and in ``predict(deterministic=False)``
     :param seed: of everything random; None takes one from the system
@@ -68,13 +66,9 @@ class TabularAgent:
             check_range("seed", seed, 0, math.inf, whole=True)
         self.rule, self.eval_epsilon = rule, float(eval_epsilon)
         env = as_env(env)
-        n_states, n_actions = (int(space.n) for space in discrete(env))
-        self.tables = Tables(
-            q=np.zeros((n_states, n_actions)),
-            visits=np.zeros((n_states, n_actions), dtype=np.int64),
-            prior=np.full(n_actions, 1 / n_actions),
-            action_counts=np.zeros(n_actions),
-        )
+        n_states, n_actions, *_ = sizes(env)
+        counts = np.zeros((n_states, n_actions), dtype=np.int64)
+        self.tables = Tables(counts.astype(np.float64), counts, np.full(n_actions, 1 / n_actions), np.zeros(n_actions))
         self.records = Records()
         # separate streams, so that learning does not depend on whether it is evaluated
         streams = np.random.SeedSequence(seed).spawn(3)
@@ -83,20 +77,16 @@ class TabularAgent:
         self.set_env(env, eval_env)
 
     def set_env(self, env: Env | str, eval_env: Env | str | None = None) -> None:
-        """Learn in ``env`` from now on, beginning with a new episode.
+        """Learn in ``env`` from now on, beginning with a new episode; the arguments are those of the class.
 
-        :param env: as for the class
-        :param eval_env: as for the class
         :raises ValueError: if a space is not discrete, the table has another size, or ``eval_env`` does not fit
         """
         env = as_env(env)
-        observations, actions = discrete(env)
-        size = int(observations.n), int(actions.n)
-        if self.tables.q.shape != size:
-            raise ValueError(f"the table is {self.tables.q.shape} (states, actions), this environment needs {size}")
+        *size, self.first_state, self.first_action = sizes(env)
+        if self.tables.q.shape != tuple(size):
+            raise ValueError(f"the table is {self.tables.q.shape} (states, actions), this environment needs {tuple(size)}")
         self.loop: TableLoop | EnvLoop | None = make_loop(env, eval_env)
         self.env: Env | None = env
-        self.first_state, self.first_action = int(observations.start), int(actions.start)
         if self._cursor is not None:
             self._cursor = Cursor(self._cursor.step, self.loop.start(self._rng), 0, 0.0)
 
@@ -160,7 +150,9 @@ class TabularAgent:
         check_choice("eval_exploration", eval_exploration, ("own", "uniform", "none"))
         if self.loop is None or self.env is None:
             raise ValueError("this agent was loaded without an environment: load(path, env=...) or set_env(env) first")
-        if eval_freq > 0:
+        if eval_freq > 0 and not reset_num_timesteps:
+            self.records.check_episodes(n_eval_episodes)
+        if eval_freq > 0 and isinstance(self.loop, EnvLoop):
             self.loop.prepare_evaluation()
         if self._cursor is None or reset_num_timesteps:
             self._cursor = Cursor(0, self.loop.start(self._rng), 0, 0.0)
@@ -169,21 +161,19 @@ class TabularAgent:
         cursor = self._cursor
         epsilon = 0.0 if eval_exploration == "none" else self.eval_epsilon
         exploration = UNIFORM if eval_exploration == "uniform" else self.rule.exploration
-        end, bar = cursor.step + total_timesteps, tqdm(total=total_timesteps) if progress_bar else nullcontext()
-        spec = self.env.unwrapped.spec
+        evaluation = Evaluation(eval_freq, max_eval_steps, epsilon, exploration)
+        end, spec = cursor.step + total_timesteps, self.env.unwrapped.spec
         env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
-        with self.records.open(log_path, env_id, reset_num_timesteps), bar:
+        with (
+            self.records.open(log_path, env_id, reset_num_timesteps),
+            tqdm(total=total_timesteps, disable=not progress_bar) as bar,
+        ):
             while (first := cursor.step) < end:
-                n_steps = min(_CHUNK, end - first)
-                snapshots = np.arange(first + 1, first + n_steps + 1)
-                snapshots = snapshots[snapshots % eval_freq == 0] if eval_freq > 0 else snapshots[:0]
-                shape = (len(snapshots), n_eval_episodes)
-                scores, lengths = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-                evaluation = Evaluation(eval_freq, max_eval_steps, epsilon, exploration, scores, lengths)
-                log = kernels.empty_log(n_steps, record_actions)
-                before = self.tables.visits.sum()
+                n_steps, before = min(_CHUNK, end - first), self.tables.visits.sum()
+                n_snapshots = (first + n_steps) // eval_freq - first // eval_freq if eval_freq > 0 else 0
+                log = kernels.empty_log(n_steps, record_actions, n_snapshots, n_eval_episodes)
                 try:
-                    cursor, n_episodes, _ = self.loop.run(
+                    cursor, n_episodes = self.loop.run(
                         self.tables, self.rule, cursor, n_steps, self._rng, log, evaluation, self._evaluation_rng
                     )
                 except BaseException:
@@ -191,9 +181,8 @@ class TabularAgent:
                     self._cursor = Cursor(first + int(self.tables.visits.sum() - before), _NO_EPISODE, 0, 0.0)
                     raise
                 self._cursor = cursor
-                self.records.add(log, n_episodes, evaluation, snapshots, first, n_steps)
-                if progress_bar:
-                    bar.update(n_steps)
+                self.records.add(log, n_episodes, first, n_steps)
+                bar.update(n_steps)
         return self
 
     def predict(
@@ -220,21 +209,20 @@ class TabularAgent:
         actions = [self._choose(int(state), deterministic) for state in states]
         return np.array(actions, dtype=np.int64).reshape(observations.shape) + self.first_action, state
 
-    def _weights(self, state: int) -> NDArray[np.float64]:
-        """(A,): pi(.|s), not normalised."""
-        weights = np.empty(len(self.tables.prior))
-        kernels.weigh(self.tables, self.rule, state, self.num_timesteps, weights)
-        return weights
-
     def _choose(self, state: int, deterministic: bool) -> int:
         weights = self._weights(state)
         if deterministic:
             return int(weights.argmax())
         return int(kernels.behave(weights, self.eval_epsilon, self.rule.exploration, self.tables, self._prediction_rng))
 
+    def _weights(self, state: int) -> NDArray[np.float64]:
+        """(A,): pi(.|s), not normalised."""
+        weights = np.empty(len(self.tables.prior))
+        kernels.weigh(self.tables, self.rule, state, self.num_timesteps, weights)
+        return weights
+
     def save(self, path: File) -> None:
         """Write SB3's kind of zip file: all but the environment and the records. It replaces an older one when whole."""
-        generators = (self._rng, self._evaluation_rng, self._prediction_rng)
         data = {
             "saved_by": _class_names(type(self)),
             "rule": tuple(self.rule),
@@ -242,7 +230,7 @@ class TabularAgent:
             "tables": tuple(self.tables),
             "cursor": None if self._cursor is None else tuple(self._cursor),
             "first": (self.first_state, self.first_action),
-            "random_states": [generator.bit_generator.state for generator in generators],
+            "random_states": [generator.bit_generator.state for generator in self._generators()],
         }
         write_whole(path, "zip", lambda target: save_to_zip_file(target, data=data))
 
@@ -256,9 +244,8 @@ class TabularAgent:
         :raises ValueError: if the file is damaged or was saved by another class, or the environment does not fit the table
         """
         check_archive(path, ["data"], f"{cls.__name__}.save")
-        _check_saved_by(path, cls)
-        data, _, _ = load_from_zip_file(path)
-        assert data is not None
+        data = load_from_zip_file(path)[0] or {}
+        _check_saved_by(path, data, cls)
         agent = cls.__new__(cls)
         agent.rule, agent.eval_epsilon, agent.tables = Rule(*data["rule"]), data["eval_epsilon"], Tables(*data["tables"])
         agent.first_state, agent.first_action = data["first"]
@@ -267,14 +254,16 @@ class TabularAgent:
         agent._cursor = None
         if env is not None:
             agent.set_env(env)
-        generators = (agent._rng, agent._evaluation_rng, agent._prediction_rng)
-        for generator, state in zip(generators, data["random_states"], strict=True):
+        for generator, state in zip(agent._generators(), data["random_states"], strict=True):
             generator.bit_generator.state = state
         if data["cursor"] is not None:
             agent._cursor = Cursor(*data["cursor"])
             if isinstance(agent.loop, EnvLoop):
                 agent._cursor = Cursor(agent._cursor.step, agent.loop.start(agent._rng), 0, 0.0)
         return agent
+
+    def _generators(self) -> tuple[np.random.Generator, ...]:
+        return self._rng, self._evaluation_rng, self._prediction_rng
 
 
 class QLearning(TabularAgent):
@@ -290,15 +279,9 @@ class QLearning(TabularAgent):
     """
 
     def __init__(
-        self,
-        env: Env | str,
-        gamma: float = 0.99,
-        omega: float = 0.8,
-        epsilon: float = 0.1,
-        eval_epsilon: float = 0.05,
-        seed: int | None = None,
-        eval_env: Env | str | None = None,
-    ) -> None:
+        self, env: Env | str, gamma: float = 0.99, omega: float = 0.8, epsilon: float = 0.1, eval_epsilon: float = 0.05,
+        seed: int | None = None, eval_env: Env | str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(env, Rule(gamma, omega, epsilon, UNIFORM, math.inf, 0.0, 0.0, 0.0), eval_epsilon, seed, eval_env)
 
 
@@ -313,19 +296,10 @@ class SoftQLearning(TabularAgent):
     """
 
     def __init__(
-        self,
-        env: Env | str,
-        exploration: Literal["uniform", "marginal"] = "uniform",
-        gamma: float = 0.99,
-        omega: float = 0.8,
-        epsilon: float = 0.1,
-        eval_epsilon: float = 0.05,
-        beta_schedule: BetaSchedule = "linear",
-        beta_init: float = 1.0,
-        beta_slope: float = 1e-3,
-        seed: int | None = None,
-        eval_env: Env | str | None = None,
-    ) -> None:
+        self, env: Env | str, exploration: Literal["uniform", "marginal"] = "uniform", gamma: float = 0.99, omega: float = 0.8,
+        epsilon: float = 0.1, eval_epsilon: float = 0.05, beta_schedule: BetaSchedule = "linear", beta_init: float = 1.0,
+        beta_slope: float = 1e-3, seed: int | None = None, eval_env: Env | str | None = None,
+    ) -> None:  # fmt: skip
         codes = {"uniform": UNIFORM, "marginal": MARGINAL}
         if exploration not in codes:
             raise ValueError(f"exploration must be 'uniform' or 'marginal', got {exploration!r}")
@@ -345,20 +319,10 @@ class TabularMIRL(TabularAgent):
     """
 
     def __init__(
-        self,
-        env: Env | str,
-        prior_lr: float = 2e-3,
-        prior_decay: float = 0.0,
-        gamma: float = 0.99,
-        omega: float = 0.8,
-        epsilon: float = 0.1,
-        eval_epsilon: float = 0.05,
-        beta_schedule: BetaSchedule = "linear",
-        beta_init: float = 1.0,
-        beta_slope: float = 1e-3,
-        seed: int | None = None,
-        eval_env: Env | str | None = None,
-    ) -> None:
+        self, env: Env | str, prior_lr: float = 2e-3, prior_decay: float = 0.0, gamma: float = 0.99, omega: float = 0.8,
+        epsilon: float = 0.1, eval_epsilon: float = 0.05, beta_schedule: BetaSchedule = "linear", beta_init: float = 1.0,
+        beta_slope: float = 1e-3, seed: int | None = None, eval_env: Env | str | None = None,
+    ) -> None:  # fmt: skip
         check_range("prior_decay", prior_decay, 0, math.inf, high_open=True)
         beta, slope = _schedule(beta_schedule, beta_init, beta_slope)
         rule = Rule(gamma, omega, epsilon, PRIOR, beta, slope, prior_lr, prior_decay)
@@ -375,35 +339,24 @@ def _schedule(name: str, beta_init: float, beta_slope: float) -> tuple[float, fl
 
 
 def _class_names(cls: type[TabularAgent]) -> list[str]:
-    """From ``cls`` to the class of this package that it is: a user's subclass names both."""
-    lineage = [one for one in cls.__mro__ if issubclass(one, TabularAgent)]
-    own = next(place for place, one in enumerate(lineage) if one.__module__ == __name__)
-    return [one.__name__ for one in lineage[: own + 1]]
+    """From ``cls`` up to the class of this package that it is: one name, or more for a user's subclass."""
+    own = next(place for place, one in enumerate(cls.__mro__) if one.__module__ == __name__)
+    return [one.__name__ for one in cls.__mro__[: own + 1]]
 
 
-def _check_saved_by(path: File, cls: type[TabularAgent]) -> None:
-    """Compare the class that saved a file with the one that loads it, before anything is unpickled.
+def _check_saved_by(path: File, data: dict[str, Any], cls: type[TabularAgent]) -> None:
+    """Compare the class that saved ``data`` with the one that is to load it.
 
-    :raises ValueError: if they differ; a user's subclass and its own base class only cause a warning
+    :raises ValueError: if they differ; of a user's subclass and its base class only a warning is given
     """
-    file = open_path(path, "r", suffix="zip")
-    start = file.tell()
-    try:
-        with zipfile.ZipFile(file) as archive:
-            data = json.loads(archive.read("data"))
-    except ValueError as error:
-        raise ValueError(f"{path} was not written by {cls.__name__}.save: its 'data' cannot be read ({error})") from None
-    finally:
-        file.seek(start)
-        if file is not path:
-            file.close()
-    saved_by, names = data.get("saved_by") if isinstance(data, dict) else None, _class_names(cls)
-    if isinstance(saved_by, list) and saved_by and saved_by[-1] != names[-1]:
+    names = _class_names(cls)
+    saved_by = data.get("saved_by", names)  # release 0.1.0 did not say
+    if saved_by[-1] != names[-1]:
         raise ValueError(f"{path} was saved by {saved_by[0]}; load it by {saved_by[0]}.load")
-    if not isinstance(data, dict) or not data.keys() >= _SAVED:
+    if not data.keys() >= _SAVED:
         raise ValueError(f"{path} holds no tabular agent: if it is a SoftDQN or MIRL, load it with that class")
-    if saved_by is not None and saved_by != names:
-        warnings.warn(f"{path} was saved by {saved_by[0]}, and is loaded as {names[0]}: it has only what both know")
+    if saved_by != names:
+        warnings.warn(f"{path} was saved by {saved_by[0]} and is loaded as {names[0]}: it has what both know, and no more")
 
 
 def train_in_parallel(

@@ -5,7 +5,7 @@ Planners and learners read environments here, by one rule (``table_fault``).
 
 import math
 from collections.abc import Sized
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -34,8 +34,7 @@ def as_env(env: gym.Env[Any, Any] | str) -> gym.Env[Any, Any]:
     if isinstance(env, str):
         return gym.make(env)
     if not isinstance(env, gym.Env):
-        several = ": of a vectorised environment, give one of its environments" if hasattr(env, "num_envs") else ""
-        raise ValueError(f"env must be a gymnasium.Env, or the id of one, got {env!r}{several}")
+        raise ValueError(f"env must be one gymnasium.Env (not a vector of them), or the id of one, got {env!r}")
     return env
 
 
@@ -105,17 +104,13 @@ def time_limit(env: gym.Env[Any, Any]) -> int:
     return min(limits, default=0)
 
 
-class Outcomes(NamedTuple):
-    """A ``P`` table as arrays (S, A, K); pairs with fewer than K outcomes are padded with some of probability 0."""
-
-    probability: NDArray[np.float64]  # sums to 1 over K
-    next_state: NDArray[np.int64]
-    reward: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
+Outcomes = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
 
 
 def read_outcomes(env: gym.Env[Any, Any]) -> Outcomes:
-    """Return ``env.unwrapped.P`` as arrays.
+    """Return ``env.unwrapped.P`` as arrays (S, A, K): probability, next state, reward and terminated.
+
+    The probabilities of a pair sum to 1; a pair with fewer than K outcomes is padded with outcomes of probability 0.
 
     :raises ValueError: if ``P[s][a]`` does not list (probability, next_state, reward, terminated) for all states and actions
         of the spaces, counted from 0; the message names state and action
@@ -131,7 +126,9 @@ def read_outcomes(env: gym.Env[Any, Any]) -> Outcomes:
         if isinstance(space, spaces.Discrete) and space.n != size:
             raise ValueError(f"P has {n_states} states and {n_actions} actions, but the {name} is {space}")
     pairs = [pair(row, n_actions) for row in range(n_states * n_actions)]
-    outcomes = [_items(table[row // n_actions][row % n_actions], f"the outcomes of {at}", "outcome") for row, at in enumerate(pairs)]
+    outcomes = [
+        _items(table[row // n_actions][row % n_actions], f"the outcomes of {at}", "outcome") for row, at in enumerate(pairs)
+    ]
     entries = [(row, k, entry) for row, listed in enumerate(outcomes) for k, entry in enumerate(listed)]
     for row, _, entry in entries:
         if not isinstance(entry, (tuple, list)) or len(entry) != 4:
@@ -154,13 +151,9 @@ def read_outcomes(env: gym.Env[Any, Any]) -> Outcomes:
     worst = int(np.abs(sums - 1).argmax())
     if abs(sums[worst] - 1) > TOLERANCE:
         raise ValueError(f"the probabilities of {pairs[worst]} must sum to 1, got {sums[worst]:.9g}")
-    shape = (n_states, n_actions, -1)
-    return Outcomes(
-        (probability / sums[:, None]).reshape(shape),
-        next_state.astype(np.int64).reshape(shape),
-        reward.reshape(shape),
-        terminated.astype(bool).reshape(shape),
-    )
+    probability /= sums[:, None]
+    probability, next_state, reward, terminated = (column.reshape(n_states, n_actions, -1) for column in columns)
+    return probability, next_state.astype(np.int64), reward, terminated.astype(bool)
 
 
 def _items(container: Any, name: str, item: str) -> list[Any]:

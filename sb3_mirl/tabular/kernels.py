@@ -13,14 +13,13 @@ Q-value throughout, so that beta Q may be of any size.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float64]
 
 UNIFORM, MARGINAL, PRIOR = 0, 1, 2
@@ -31,18 +30,14 @@ PRIOR_FLOOR = 1e-300
 
 
 class Dynamics(NamedTuple):
-    """A ``P`` table to sample from. Axes: S states, A actions, K outcomes (padded with the last one).
+    """A ``P`` table to sample from. Axes: S states, A actions, K outcomes."""
 
-    ``next_state``, ``reward``, ``terminated`` and ``cumulative`` (the outcomes' cumulative probability) are (S, A, K),
-    ``start_cumulative`` is (S,); ``max_episode_steps`` is 0 for no time limit.
-    """
-
-    next_state: NDArray[np.int64]
+    next_state: NDArray[np.int64]  # (S, A, K)
     reward: Floats
     terminated: NDArray[np.bool_]
-    cumulative: Floats
-    start_cumulative: Floats
-    max_episode_steps: int
+    cumulative: Floats  # probability
+    start_cumulative: Floats  # (S,)
+    max_episode_steps: int  # 0 for no limit
 
 
 class Tables(NamedTuple):
@@ -77,34 +72,31 @@ class Cursor(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Arrays to fill: one entry per training episode (as many as may end); state and action of each step (or length 0)."""
+    """Arrays to fill: E training episodes (as many as may end), each step's state and action (or length 0), N snapshots."""
 
-    returns: Floats
-    lengths: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    states: NDArray[np.int32]
+    episode_returns: Floats  # (E,)
+    episode_lengths: NDArray[np.int64]
+    episode_ends: NDArray[np.int64]
+    states: NDArray[np.int32]  # (steps,)
     actions: NDArray[np.int32]
+    evaluation_timesteps: NDArray[np.int64]  # (N,)
+    evaluation_returns: Floats  # (N, episodes)
+    evaluation_lengths: NDArray[np.int64]
 
 
 class Evaluation(NamedTuple):
-    """Snapshots every ``every`` steps (0: none), each of some episodes: ``returns`` and ``lengths`` (snapshots, episodes).
-
-    ``exploration`` is one of the constants above.
-    """
+    """A snapshot every ``every`` steps (0: none); ``exploration`` is one of the constants above."""
 
     every: int
     max_steps: int
     epsilon: float
     exploration: int
-    returns: Floats
-    lengths: NDArray[np.int64]
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compiled(function: F) -> F:
     """Compile ``function`` by numba; its types stay as they are for the type checker."""
     # inlined: handing the tables from function to function costs half of the speed
-    inlined: Callable[P, R] = njit(nogil=True, cache=True, inline="always")(function)
-    return inlined
+    return njit(nogil=True, cache=True, inline="always")(function)  # type: ignore[return-value]
 
 
 @compiled
@@ -155,7 +147,7 @@ def soft_value(q: Floats, state: int, prior: Floats, beta: float, scratch: Float
 
 @njit(nogil=True, cache=True)
 def soft_values(q: Floats, prior: Floats, beta: float) -> tuple[Floats, Floats]:
-    """Return the soft value (S,) and the policy (S, A) of Eq. (8), for planners.
+    """Return the soft values (S,) and the policy (S, A) of Eq. (8), for planners.
 
     :param q: (S, A)
     :param prior: (A,), summing to 1
@@ -234,17 +226,9 @@ def weigh(tables: Tables, rule: Rule, state: int, step: int, weights: Floats) ->
 
 @compiled
 def learn_from(
-    tables: Tables,
-    rule: Rule,
-    state: int,
-    action: int,
-    reward: float,
-    next_state: int,
-    terminated: bool,
-    step: int,
-    weights: Floats,
-    total: float,
-) -> None:
+    tables: Tables, rule: Rule, state: int, action: int, reward: float, next_state: int, terminated: bool, step: int,
+    weights: Floats, total: float,
+) -> None:  # fmt: skip
     """Update the prior (Eq. 11), then the value (Eq. 12) with alpha_Q = n(s,a)^-omega.
 
     ``weights`` (A,) and ``total`` come from ``weigh``.
@@ -288,11 +272,13 @@ def transition(dynamics: Dynamics, state: int, action: int, k: int, length: int)
 
 @compiled
 def evaluate(
-    dynamics: Dynamics, tables: Tables, rule: Rule, step: int, evaluation: Evaluation, row: int, rng: np.random.Generator
-) -> None:
-    """Play the episodes of the snapshot at ``step``, into row ``row`` of ``evaluation``; nothing is learned."""
+    dynamics: Dynamics, tables: Tables, rule: Rule, step: int, evaluation: Evaluation, log: Log, row: int,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Play the episodes of the snapshot at ``step``, into row ``row`` of ``log``; nothing is learned."""
     weights = np.empty(tables.prior.size)
-    for episode in range(evaluation.returns.shape[1]):
+    log.evaluation_timesteps[row] = step
+    for episode in range(log.evaluation_returns.shape[1]):
         state, episode_return, length, over = start_state(dynamics, rng), 0.0, 0, False
         while not over and length < evaluation.max_steps:
             weigh(tables, rule, state, step, weights)
@@ -302,30 +288,17 @@ def evaluate(
             episode_return += reward
             length += 1
             over = terminated or truncated
-        evaluation.returns[row, episode] = episode_return
-        evaluation.lengths[row, episode] = length
+        log.evaluation_returns[row, episode], log.evaluation_lengths[row, episode] = episode_return, length
 
 
 @compiled
 def run(
-    dynamics: Dynamics,
-    evaluation_dynamics: Dynamics,
-    tables: Tables,
-    rule: Rule,
-    cursor: Cursor,
-    n_steps: int,
-    rng: np.random.Generator,
-    log: Log,
-    evaluation: Evaluation,
-    evaluation_rng: np.random.Generator,
-) -> tuple[Cursor, int, int]:
-    """Learn for ``n_steps`` steps and evaluate on the way.
+    dynamics: Dynamics, evaluation_dynamics: Dynamics, tables: Tables, rule: Rule, cursor: Cursor, n_steps: int,
+    rng: np.random.Generator, log: Log, evaluation: Evaluation, evaluation_rng: np.random.Generator,
+) -> tuple[Cursor, int]:  # fmt: skip
+    """Learn for ``n_steps`` steps and evaluate on the way; return the new cursor and the number of episodes.
 
     ``loops`` runs this very code, not compiled, in environments that have no table.
-
-    :param dynamics: where to learn
-    :param evaluation_dynamics: where to evaluate
-    :return: the new cursor, and how many episodes and snapshots there were
     """
     weights = np.empty(tables.prior.size)
     step, state, length, episode_return = cursor
@@ -340,21 +313,18 @@ def run(
             log.states[step - first], log.actions[step - first] = state, action
         step, state, length, episode_return = step + 1, next_state, length + 1, episode_return + reward
         if terminated or truncated:
-            log.returns[n_episodes], log.lengths[n_episodes], log.ends[n_episodes] = episode_return, length, step
+            log.episode_returns[n_episodes], log.episode_lengths[n_episodes] = episode_return, length
+            log.episode_ends[n_episodes] = step
             n_episodes += 1
             state, length, episode_return = start_state(dynamics, rng), 0, 0.0
         if evaluation.every > 0 and step % evaluation.every == 0:
-            evaluate(evaluation_dynamics, tables, rule, step, evaluation, n_snapshots, evaluation_rng)
+            evaluate(evaluation_dynamics, tables, rule, step, evaluation, log, n_snapshots, evaluation_rng)
             n_snapshots += 1
-    return Cursor(step, state, length, episode_return), n_episodes, n_snapshots
+    return Cursor(step, state, length, episode_return), n_episodes
 
 
-def empty_log(n_steps: int, trace: bool) -> Log:
+def empty_log(n_steps: int, trace: bool, n_snapshots: int, n_eval_episodes: int) -> Log:
     """Return room for ``n_steps`` steps; for states and actions only if ``trace``."""
-    return Log(
-        returns=np.empty(n_steps),
-        lengths=np.empty(n_steps, dtype=np.int64),
-        ends=np.empty(n_steps, dtype=np.int64),
-        states=np.empty(n_steps if trace else 0, dtype=np.int32),
-        actions=np.empty(n_steps if trace else 0, dtype=np.int32),
-    )
+    whole, reals, traced = np.zeros(n_steps, dtype=np.int64), np.zeros(n_steps), np.zeros(n_steps * trace, dtype=np.int32)
+    snapshots, scores = np.zeros(n_snapshots, dtype=np.int64), np.zeros((n_snapshots, n_eval_episodes))
+    return Log(reals, whole, whole.copy(), traced, traced.copy(), snapshots, scores, scores.astype(np.int64))

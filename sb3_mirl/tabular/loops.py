@@ -15,19 +15,19 @@ from sb3_mirl.tabular.gym_tables import as_env, read_outcomes, table_fault, time
 from sb3_mirl.tabular.kernels import Cursor, Dynamics
 from sb3_mirl.tabular.mdp import checked_distribution
 
-Progress = tuple[Cursor, int, int]
 
+def sizes(env: gym.Env[Any, Any]) -> tuple[int, int, int, int]:
+    """Return the numbers of states and of actions, and the first state and the first action.
 
-def discrete(env: gym.Env[Any, Any]) -> tuple[spaces.Discrete, spaces.Discrete]:
-    """Return the observation and the action space.
-
-    :raises ValueError: if one is not discrete
+    :raises ValueError: if a space is not discrete
     """
-    observations, actions = getattr(env, "observation_space", None), getattr(env, "action_space", None)
-    for name, space in (("observation", observations), ("action", actions)):
+    found = []
+    for name in ("observation", "action"):
+        space = getattr(env, f"{name}_space", None)
         if not isinstance(space, spaces.Discrete):
             raise ValueError(f"a table needs a Discrete {name} space, got {space}")
-    return observations, actions  # type: ignore[return-value]
+        found.append((int(space.n), int(space.start)))
+    return found[0][0], found[1][0], found[0][1], found[1][1]
 
 
 class TableLoop:
@@ -40,10 +40,7 @@ class TableLoop:
         """Return the first state of a run."""
         return int(kernels.start_state(self.dynamics, rng))
 
-    def prepare_evaluation(self) -> None:
-        """Do nothing: a table is ready."""
-
-    def run(self, *arguments: Any) -> Progress:
+    def run(self, *arguments: Any) -> tuple[Cursor, int]:
         """Call ``kernels.run`` on the table."""
         return kernels.run(self.dynamics, self.dynamics, *arguments)
 
@@ -52,9 +49,7 @@ class SteppedEnv:
     """An environment as the loop sees it: states and actions count from 0, and what does not fit the table is refused."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.env = env
-        self.observations, self.actions = discrete(env)
-        self.sizes = [(int(space.n), int(space.start)) for space in discrete(env)]
+        self.env, (self.n_states, _, self.first_state, self.first_action) = env, sizes(env)
 
     def reset(self, seed: int | None = None) -> int:
         """Begin an episode; return its first state."""
@@ -65,17 +60,16 @@ class SteppedEnv:
 
         :raises ValueError: if the environment gives an observation outside its space, or a reward that is not finite
         """
-        action += int(self.actions.start)
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, _ = self.env.step(action + self.first_action)
         if not np.isfinite(float(reward)):
-            raise ValueError(f"the reward of action {action} is {reward}: it was not learned from")
+            raise ValueError(f"the reward of action {action + self.first_action} is {reward}: it was not learned from")
         return self._state(observation), float(reward), bool(terminated), bool(truncated)
 
     def _state(self, observation: Any) -> int:
+        state = int(observation) - self.first_state
         # the compiled updates would write outside the table
-        state = int(observation) - int(self.observations.start)
-        if not 0 <= state < self.observations.n or int(observation) != observation:
-            raise ValueError(f"the observation {observation} is not in {self.observations}: it was not learned from")
+        if not 0 <= state < self.n_states:
+            raise ValueError(f"the observation {observation} is not in {self.env.observation_space}: it was not learned from")
         return state
 
 
@@ -101,12 +95,14 @@ class EnvLoop:
     """
 
     def __init__(self, env: gym.Env[Any, Any], eval_env: gym.Env[Any, Any] | None) -> None:
-        self.env = SteppedEnv(env)
-        self.evaluation = None if eval_env is None else SteppedEnv(eval_env)
+        self.env, self.evaluation = SteppedEnv(env), None if eval_env is None else SteppedEnv(eval_env)
         if eval_env is not None and eval_env.unwrapped is env.unwrapped:
             raise ValueError("eval_env must be another environment than env, which evaluations would move in mid-episode")
-        if self.evaluation is not None and self.evaluation.sizes != self.env.sizes:
-            raise ValueError(f"eval_env must have the spaces of env, {discrete(env)}, got {discrete(eval_env)}")
+        if eval_env is not None and sizes(eval_env) != sizes(env):
+            raise ValueError(
+                f"eval_env must have the spaces of env, {env.observation_space} and {env.action_space}, "
+                f"got {eval_env.observation_space} and {eval_env.action_space}"
+            )
         self._evaluation_seed: int | None = None
         try:
             self._spec, self._why_not = env.spec, "it was not made by gymnasium.make"
@@ -139,9 +135,9 @@ class EnvLoop:
             ) from error
         self.evaluation.reset(self._evaluation_seed)
 
-    def run(self, *arguments: Any) -> Progress:
+    def run(self, *arguments: Any) -> tuple[Cursor, int]:
         """Run the code of ``kernels.run`` in the environments."""
-        progress: Progress = _run_in_env(self.env, self.evaluation, *arguments)
+        progress: tuple[Cursor, int] = _run_in_env(self.env, self.evaluation, *arguments)
         return progress
 
 

@@ -89,11 +89,12 @@ class TabularMDP:
 
     def _checked_termination(self) -> Array:
         """(S, A): the probability that the episode ends, after checking the transitions."""
-        dense = isinstance(self.matrix, np.ndarray)
-        values = self.matrix.ravel() if dense else self.matrix.data
+        matrix: Any = self.matrix
+        values = matrix.ravel() if isinstance(matrix, np.ndarray) else matrix.data
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if bad.size:
-            row = bad[0] // self.n_states if dense else np.flatnonzero(self.matrix.indptr <= bad[0])[-1]
+            dense = isinstance(matrix, np.ndarray)
+            row = bad[0] // self.n_states if dense else np.flatnonzero(matrix.indptr <= bad[0])[-1]
             where = pair(row, self.n_actions)
             raise ValueError(f"transition probabilities must be finite and not negative, got {values[bad[0]]} at {where}")
         sums = np.asarray(self.matrix.sum(axis=1)).ravel()  # (S * A,)

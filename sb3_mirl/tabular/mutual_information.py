@@ -17,14 +17,7 @@ from scipy.special import logsumexp, rel_entr, softmax
 
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.tabular.mdp import Array, TabularMDP
-from sb3_mirl.tabular.planning import (
-    SoftSolution,
-    StateDistribution,
-    check_beta,
-    checked_prior,
-    solve_soft_values,
-    state_distribution,
-)
+from sb3_mirl.tabular.planning import SoftSolution, StateDistribution, checked_prior, soft_value_iteration, state_distribution
 
 _DEAD = 1e-6  # a prior probability that shrinks below this is taken to vanish
 _SMALLEST = 1e-300  # zero is absorbing: no step may reach it by rounding
@@ -37,7 +30,7 @@ class MutualInformationSolution:
     ``prior`` (A,), ``policy`` and ``q`` (S, A), ``v`` (S,); ``objective`` is the value of Eq. (6), sum_s initial(s) v(s).
     ``fitness`` (A,) is c(a) and ``converged`` says whether c = 1 on the live actions and c <= 1 on the dead ones, to the
     tolerance: a fitness above 1 at prior 0 is a useful action that was killed (zero is absorbing). ``weights`` (S,) is
-    the state distribution the prior averages over, and ``mutual_information`` is I(S; A) under it, in nats per step.
+    the state distribution that the prior averages over, and ``mutual_information`` is I(S; A) under it, in nats per step.
     ``objectives`` holds the objective of every accepted iteration.
     """
 
@@ -70,30 +63,26 @@ class _Point:
             return np.expm1(self.log_fitness)
 
     @property
-    def gaps(self) -> Array:
-        """(A,): how far the KKT condition is from holding."""
-        return np.where(self.prior > 0, np.abs(self.excess), np.maximum(self.excess, 0))
-
-    @property
     def gap(self) -> float:
-        """The largest of ``gaps``: 0 at a stationary point."""
-        return float(self.gaps.max())
+        """How far the KKT condition is from holding: 0 at a stationary point."""
+        return float(np.where(self.prior > 0, np.abs(self.excess), self.excess).max(initial=0))
 
     @property
     def reachable_gap(self) -> float:
         """The same without the actions at zero, which no iteration brings back."""
-        return float(self.gaps[self.prior > 0].max())
+        return float(np.abs(self.excess[self.prior > 0]).max())
 
     @property
     def change(self) -> float:
         """The distance to the next prior: unlike the gap, it gets small while an action is still dying."""
-        return float((self.prior * np.abs(self.excess)).sum())
+        live = self.prior > 0
+        return float(self.prior[live] @ np.abs(self.excess[live]))
 
 
 def mutual_information(policy: Array, weights: Array) -> float:
     """Return I(S; A) = sum_s d(s) KL(pi(.|s) || sum_s d(s) pi(.|s)) in nats (Proposition 1 of Grau-Moya et al. 2019).
 
-    The twin of ``maths.mutual_information``, whose states have equal weights.
+    The twin of ``maths.mutual_information``, where all states have equal weights.
 
     :param policy: (S, A), rows summing to 1
     :param weights: (S,) d, the state distribution
@@ -126,7 +115,6 @@ def solve_mutual_information(
     :param max_iterations: evaluations of a prior; when they do not suffice, ``converged`` is False
     :raises ValueError: if an argument is outside its range
     """
-    check_beta(beta)
     check_range("epsilon", epsilon, 0, 1)
 
     def point_at(prior: Array, start: Array | None = None) -> _Point:
@@ -144,24 +132,30 @@ def solve_mutual_information(
         if point.reachable_gap <= tolerance:
             break
         candidate = point_at(_stepped(point, stretch), point.soft.v)
-        better = _improves(candidate, point, state_distribution)
-        if better or (stretch <= 1 and state_distribution == "discounted"):
+        ascends = state_distribution == "discounted"
+        better = candidate.objective > point.objective if ascends else candidate.change < point.change
+        if better or stretch <= 1:
             point = candidate
             objectives.append(point.objective)
-            stretch = stretch * 1.5 if better else 1.0
-        elif stretch > 1:
+        if better:
+            stretch *= 1.5
+        elif stretch > 1 or ascends:
             stretch = 1.0
         else:  # a fixed point without an objective: go on, but with less of each step
-            point = candidate
-            objectives.append(point.objective)
             stretch = max(stretch / 2, 1e-3)
-    return _as_solution(point, tolerance, objectives)
+    with np.errstate(over="ignore"):
+        fitness = np.exp(point.log_fitness)
+    soft, information = point.soft, mutual_information(point.soft.policy, point.weights)
+    return MutualInformationSolution(
+        point.prior, soft.policy, soft.q, soft.v, point.objective, fitness, information, point.gap <= tolerance, point.weights,
+        np.array(objectives),
+    )  # fmt: skip
 
 
 def _evaluate(
     mdp: TabularMDP, beta: float, prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
 ) -> _Point:
-    soft = solve_soft_values(mdp, beta, prior, 1e-12, 200, start)
+    soft = soft_value_iteration(mdp, beta, prior, initial_values=start)
     weights = state_distribution(mdp, soft.policy, prior, kind, epsilon)
     log_fitness = logsumexp(beta * (soft.q - soft.v[:, None]), b=weights[:, None], axis=0)  # (A,)
     return _Point(prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
@@ -182,26 +176,3 @@ def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
         return None
     prior = np.where(dying, 0.0, point.prior)
     return prior / prior.sum()
-
-
-def _improves(candidate: _Point, point: _Point, kind: StateDistribution) -> bool:
-    if kind == "discounted":
-        return candidate.objective > point.objective
-    return candidate.change < point.change
-
-
-def _as_solution(point: _Point, tolerance: float, objectives: list[float]) -> MutualInformationSolution:
-    with np.errstate(over="ignore"):
-        fitness = np.exp(point.log_fitness)
-    return MutualInformationSolution(
-        prior=point.prior,
-        policy=point.soft.policy,
-        q=point.soft.q,
-        v=point.soft.v,
-        objective=point.objective,
-        fitness=fitness,
-        mutual_information=mutual_information(point.soft.policy, point.weights),
-        converged=point.gap <= tolerance,
-        weights=point.weights,
-        objectives=np.array(objectives),
-    )

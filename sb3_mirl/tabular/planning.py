@@ -98,13 +98,7 @@ def soft_value_iteration(
     :raises ValueError: if beta is not positive, or ``prior`` is not a distribution
     :raises RuntimeError: if the tolerance was not met
     """
-    return solve_soft_values(mdp, check_beta(beta), checked_prior(mdp, prior), tolerance, max_iterations, initial_values)
-
-
-def solve_soft_values(
-    mdp: TabularMDP, beta: float, prior: Array, tolerance: float, max_iterations: int, initial_values: Array | None = None
-) -> SoftSolution:
-    """``soft_value_iteration`` for checked arguments."""
+    beta, prior = check_beta(beta), checked_prior(mdp, prior)
     v = np.zeros(mdp.n_states) if initial_values is None else initial_values
     for iteration in range(max_iterations + 1):
         q, backed_up, policy = soft_backup(mdp, v, beta, prior, mdp.discount)
@@ -206,10 +200,6 @@ def behaviour_policy(policy: ArrayLike, prior: ArrayLike, epsilon: float) -> Arr
     """Return the policy (S, A) that draws from the prior with probability epsilon, else takes the most probable action.
 
     Ties are shared. Source: Grau-Moya et al. (2019), section 4.1, "Behavioural policy".
-
-    :param policy: (S, A)
-    :param prior: (A,)
-    :param epsilon: in [0, 1]
     """
     policy, prior = np.asarray(policy), np.asarray(prior)
     best = policy >= policy.max(axis=1, keepdims=True) * (1 - 1e-9)
@@ -217,13 +207,10 @@ def behaviour_policy(policy: ArrayLike, prior: ArrayLike, epsilon: float) -> Arr
 
 
 def state_distribution(mdp: TabularMDP, policy: Array, prior: Array, kind: StateDistribution, epsilon: float) -> Array:
-    """Return which states (S,) the prior is averaged over.
+    """Return which states (S,) the prior (A,) is averaged over under ``policy`` (S, A).
 
-    :param policy: (S, A)
-    :param prior: (A,)
-    :param kind: "discounted" (Eq. 6's own), "stationary" (under ``policy``, as gamma -> 1 in appendix A.1), or
-        "behaviour" (stationary under the epsilon-greedy policy that acts while learning: what a learner sees)
-    :param epsilon: exploration of "behaviour"
+    :param kind: "discounted" (Eq. 6's own), "stationary" (as gamma -> 1 in appendix A.1), or "behaviour" (stationary under
+        the epsilon-greedy policy that acts while learning: what a learner sees)
     :raises ValueError: if ``kind`` is another word
     """
     if kind not in ("discounted", "stationary", "behaviour"):
