@@ -46,7 +46,7 @@ def table_fault(env: gym.Env[Any, Any]) -> str | None:
     ``table_is_exact = True``; a subclass with a ``step`` or ``reset`` of its own must say it again.
     """
     base = env.unwrapped
-    if getattr(base, "P", None) is None:
+    if not hasattr(base, "P"):
         return "it has no transition table, env.unwrapped.P[state][action]"
     while env is not base:
         name, replaced = type(env).__name__, {"step", "reset"} & vars(env).keys()

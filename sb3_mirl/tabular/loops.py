@@ -83,7 +83,7 @@ def _interpreted(loop: Any, **names: Any) -> Any:
     return FunctionType(loop.py_func.__code__, {**vars(kernels), **names}, loop.__name__)
 
 
-_run_in_env = _interpreted(kernels.run, evaluate=_interpreted(kernels.evaluate))
+run_in_env = _interpreted(kernels.run, evaluate=_interpreted(kernels.evaluate))
 
 
 class EnvLoop:
@@ -137,7 +137,7 @@ class EnvLoop:
 
     def run(self, *arguments: Any) -> tuple[Cursor, int]:
         """Run the code of ``kernels.run`` in the environments."""
-        progress: tuple[Cursor, int] = _run_in_env(self.env, self.evaluation, *arguments)
+        progress: tuple[Cursor, int] = run_in_env(self.env, self.evaluation, *arguments)
         return progress
 
 
