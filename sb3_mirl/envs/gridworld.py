@@ -72,6 +72,7 @@ class GridWorldEnv(gym.Env[Any, Any]):
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own declaration)
+    table_is_exact = True  # planners and tabular agents read `P` in place of calling `step`
 
     def __init__(
         self,

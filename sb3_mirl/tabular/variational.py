@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from sb3_mirl.common.arguments import check_range
-from sb3_mirl.tabular.chains import policy_matrix, solve_chain
 from sb3_mirl.tabular.mdp import Array, TabularMDP
+from sb3_mirl.tabular.planning import policy_matrix, solve_chain
 
 _CONVERGED = 1e-10  # of the squared rewards
 
