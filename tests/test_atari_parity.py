@@ -136,6 +136,7 @@ def test_same_games_as_sb3(game: str, training: bool) -> None:
         ("Qbert", {}, {}),
         ("Seaquest", {"grayscale": False}, {}),
         ("Pong", {"img_height": 50, "img_width": 70}, {}),
+        ("SpaceInvaders", {"maxpool": False}, {}),
         ("Breakout", {"img_height": 210, "img_width": 160, "grayscale": False}, {}),
         ("Freeway", {}, {"mode": 3, "difficulty": 1}),
         ("SpaceInvaders", {"grayscale": False}, {"mode": 9}),
@@ -144,8 +145,12 @@ def test_same_games_as_sb3(game: str, training: bool) -> None:
 )
 def test_frames_are_pooled_screens(game: str, options: dict[str, Any], flavour: dict[str, Any]) -> None:
     """Bit for bit: ALE's screen, maximum of the last two frames of four, OpenCV's area interpolation."""
-    gray = options.get("grayscale", True)
-    screens = MaxAndSkipEnv(gym.make(f"{game}NoFrameskip-v4", obs_type="grayscale" if gray else "rgb", **flavour), 4)
+    gray, pooled = options.get("grayscale", True), options.get("maxpool", True)
+    screens = gym.make(
+        f"{game}NoFrameskip-v4", obs_type="grayscale" if gray else "rgb", frameskip=1 if pooled else 4, **flavour
+    )
+    if pooled:
+        screens = MaxAndSkipEnv(screens, 4)
     env = AtariVecEnv(game, 1, SEED, training=False, noop_max=0, use_fire_reset=False, **options, **flavour)
     size = options.get("img_width", 84), options.get("img_height", 84)
     screen, _ = screens.reset(seed=SEED)
@@ -225,6 +230,29 @@ def test_the_stand_in_for_other_flavours_plays_as_the_vector_environment(game: s
                 np.testing.assert_array_equal(info["final_obs"][i], expected_info["final_obs"][i])
                 over += 1
     assert over > 0 or game != "Breakout"
+
+
+def test_a_step_of_the_stand_in_ends_with_the_game() -> None:
+    """As in C++, which then leaves the frames of the step before in place."""
+    game = AtariVecEnv("Breakout", 1, SEED, difficulty=1)._vector._games[0]
+    game.reset(SEED)
+    ale, screens, acts = game.ale, game.screens.copy(), []
+
+    class OverAfterThree:
+        def act(self, *action: Any) -> int:
+            acts.append(action)
+            return ale.act(*action) + 1
+
+        def game_over(self) -> bool:
+            return len(acts) == 3
+
+        def getScreenGrayscale(self, screen: np.ndarray) -> None:  # noqa: N802
+            screen[:] = 77
+
+    game.ale = OverAfterThree()
+    assert game.step(0, 1.0) == 3 and len(acts) == 3
+    np.testing.assert_array_equal(game.screens[1], 77)
+    np.testing.assert_array_equal(game.screens[0], np.maximum(screens[0], 77))
 
 
 def test_no_ops_of_the_stand_in() -> None:
@@ -356,17 +384,19 @@ def test_episode_records_over_a_long_run(game: str) -> None:
 class ScriptedVector:
     """One sub-environment whose every step is (reward, game over, lives); frames are numbered from 1."""
 
-    def __init__(self, script: list[tuple[int, bool, int]]) -> None:
-        self.script, self.frame = iter(script), 1
+    def __init__(self, script: list[tuple[int, bool, int]], pixels: tuple[int, ...] = (84, 84)) -> None:
+        self.script, self.frame, self.pixels = iter(script), 1, pixels
 
     def _stack(self) -> np.ndarray:
         self.frame += 1
-        frames = np.arange(self.frame - 4, self.frame, dtype=np.uint8)
-        return np.broadcast_to(frames[None, :, None, None], (1, 4, 84, 84)).copy()
+        return self._filled(np.arange(self.frame - 4, self.frame, dtype=np.uint8))
+
+    def _filled(self, frames: np.ndarray) -> np.ndarray:
+        return np.ones((1, 4, *self.pixels), np.uint8) * frames.reshape(-1, *[1] * len(self.pixels))
 
     def reset(self, indices: list[int], seeds: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         self.frame = 101
-        return self._stack() * np.array([0, 0, 0, 1], dtype=np.uint8)[:, None, None], {"lives": np.array([3])}
+        return self._stack() * self._filled(np.array([0, 0, 0, 1], dtype=np.uint8)), {"lives": np.array([3])}
 
     def send(self, actions: list[int], paddle_strengths: list[float]) -> None:
         self.step = next(self.script)
@@ -378,9 +408,11 @@ class ScriptedVector:
         return stack, np.array([reward]), np.array([over]), np.array([False]), info
 
 
-def run_script(script: list[tuple[int, bool, int]], **options: int) -> tuple[AtariVecEnv, list[tuple[np.ndarray, bool, dict]]]:
-    env = AtariVecEnv("Breakout", 1, **options)
-    env._vector = ScriptedVector(script)
+def run_script(
+    script: list[tuple[int, bool, int]], colour: bool = False, **options: int
+) -> tuple[AtariVecEnv, list[tuple[np.ndarray, bool, dict]]]:
+    env = AtariVecEnv("Breakout", 1, grayscale=not colour, **options)
+    env._vector = ScriptedVector(script, (84, 84, 3) if colour else (84, 84))
     env.reset()
     steps = [env.step(np.array([0])) for _ in script]
     return env, [(observations[0, :, 0, 0], bool(dones[0]), infos[0]) for observations, _, dones, infos in steps]
@@ -410,12 +442,20 @@ def test_lives_after_a_truncation_are_those_of_the_new_game() -> None:
     assert steps[2][1], "two lives after the new game's three"
 
 
-def test_game_over_soon_after_a_life_loss() -> None:
-    _, steps = run_script([(0, False, 3), (0, False, 2), (0, False, 2), (1, True, 3)])
-    assert steps[1][2]["terminal_observation"][:, 0, 0].tolist() == [100, 101, 102, 103]
-    assert steps[1][0].tolist() == [0, 0, 0, 103]
-    assert steps[2][0].tolist() == [0, 0, 103, 104]
-    assert steps[3][2]["terminal_observation"][:, 0, 0].tolist() == [0, 103, 104, 105]
+@pytest.mark.parametrize("colour", [False, True])
+def test_game_over_soon_after_a_life_loss(colour: bool) -> None:
+    _, steps = run_script([(0, False, 3), (0, False, 2), (0, False, 2), (1, True, 3)], colour)
+    planes = 3 if colour else 1
+
+    def frames(pixels: np.ndarray) -> list[int]:
+        numbers = pixels.reshape(4, planes)
+        assert (numbers == numbers[:, :1]).all()
+        return numbers[:, 0].tolist()
+
+    assert frames(steps[1][2]["terminal_observation"][:, 0, 0]) == [100, 101, 102, 103]
+    assert frames(steps[1][0]) == [0, 0, 0, 103]
+    assert frames(steps[2][0]) == [0, 0, 103, 104]
+    assert frames(steps[3][2]["terminal_observation"][:, 0, 0]) == [0, 103, 104, 105]
 
 
 def test_reset_forgets_the_game_under_way() -> None:

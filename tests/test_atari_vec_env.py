@@ -299,6 +299,8 @@ def test_images_show_the_newest_frame(tmp_path: Path) -> None:
     observations, *_ = env.step(np.ones(4, dtype=int))
     images = env.get_images()
     assert [image.shape for image in images if image is not None] == [(84, 84, 3)] * 4
+    assert all(image is not None and image.flags.writeable for image in images)
+    assert not any(np.shares_memory(image, observations) for image in images)
     for channel in range(3):
         np.testing.assert_array_equal(np.stack(images)[..., channel], observations[:, -1])  # type: ignore[arg-type]
     colour = AtariVecEnv("Breakout", 2, SEED, grayscale=False, img_height=42, img_width=60)
