@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
@@ -182,6 +183,8 @@ def _value(node: ast.expr) -> Any:
                 raise ValueError(f"{path} is not in one of {', '.join(_TRUSTED)}")
             module, _, name = path.rpartition(".")
             return getattr(importlib.import_module(module), name)
+        case ast.Name("RMSpropTFLike"):  # A2C's optimiser in the zoo
+            return RMSpropTFLike
         case ast.Attribute(value=ast.Name("nn"), attr=name) if isinstance(getattr(nn, name, None), type):
             return getattr(nn, name)
         case ast.List(elements) | ast.Tuple(elements):

@@ -27,7 +27,7 @@ from sb3_mirl.hyperparameters import CONFIGS, OF_THE_RUN
 from sb3_mirl.zoo import ALGORITHMS
 from sb3_mirl.zoo.experiment import Experiment, config_of
 
-CLASSES = {name: registration.algorithm for name, registration in ALGORITHMS.items()}
+CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}  # those like DQN
 # read by the zoo, everything else goes to the algorithm
 ZOO_KEYS = {*OF_THE_RUN, "policy"}
 CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
@@ -57,8 +57,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     for name in ("PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    for name, algorithm in CLASSES.items():
-        monkeypatch.setitem(ALGOS, name, algorithm)
+    for name, registration in ALGORITHMS.items():
+        monkeypatch.setitem(ALGOS, name, registration.algorithm)
 
     def run_here(*command: str) -> None:
         monkeypatch.setattr(sys, "argv", ["sb3_mirl", *command])
@@ -104,7 +104,7 @@ class TestCommands:
         second = SoftDQN.load("logs/softdqn/CartPole-v1_2/CartPole-v1.zip")
         assert second.learning_starts == first.num_timesteps + 40
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_optimize(self, algo: str, call: Any) -> None:
         call(
             *("train", "--algo", algo, "--env", "CartPole-v1", "-optimize", "--n-trials", "2", "-n", "200"),
@@ -192,11 +192,13 @@ class TestAtari:
         from sb3_mirl.envs import AtariVecEnv
         from sb3_mirl.zoo.atari import atari_vec_env
 
-        env = DummyVecEnv([lambda: Monitor(gym.make("ALE/Pong-v5", full_action_space=True))] * 2)
+        kwargs = {"full_action_space": True, "mode": 1, "difficulty": 2, "max_num_frames_per_episode": 400}
+        env = DummyVecEnv([lambda: Monitor(gym.make("ALE/Pong-v5", **kwargs))] * 2)
         env.seed(7)
         fast = atari_vec_env(env)
         assert isinstance(fast, AtariVecEnv)
         assert (fast.num_envs, fast.game, fast._seeds, fast.action_space.n) == (2, "pong", [7, 8], 18)
+        assert (fast.mode, fast.difficulty, fast.max_episode_steps) == (1, 2, 100)
         assert fast._arguments["repeat_action_probability"] == 0.25
         fast.close()
 
@@ -210,15 +212,25 @@ class TestAtari:
         assert image is not None and image.shape == (210, 160, 3)
         watched.close()
 
-    def test_vector_environment_is_for_atari(self) -> None:
+    @pytest.mark.parametrize(
+        ("env_id", "kwargs", "message"),
+        [
+            ("CartPole-v1", {}, "plays Atari games and not CartPole-v1"),
+            ("Breakout-v4", {}, r"plays 4 frames a step, which frameskip=\(2, 5\) of Breakout-v4 does not divide"),
+            ("BreakoutNoFrameskip-v4", {"frameskip": 3}, "frameskip=3"),
+            ("BreakoutNoFrameskip-v4", {"obs_type": "ram"}, "and not obs_type='ram'"),
+            ("BreakoutNoFrameskip-v4", {"continuous": True}, "discrete actions"),
+        ],
+    )
+    def test_vector_environment_refuses_what_it_cannot_keep(self, env_id: str, kwargs: dict[str, Any], message: str) -> None:
         from sb3_mirl.zoo.atari import atari_vec_env
 
-        with pytest.raises(ValueError, match="plays Atari games and not CartPole-v1"):
-            atari_vec_env(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+        with pytest.raises(ValueError, match=message):
+            atari_vec_env(DummyVecEnv([lambda: gym.make(env_id, **kwargs)]))
 
 
 class TestConfigurations:
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_every_task_has_one(self, algo: str) -> None:
         assert {"atari", *CLASSIC, *GRIDS, *MINATAR} <= set(config(algo))
 
@@ -227,7 +239,7 @@ class TestConfigurations:
         values = [line for line in path.read_text().splitlines() if re.match(r"  \w+:", line)]
         assert values and not [line for line in values if not re.search(r"  # .{4,}", line)]
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     @pytest.mark.parametrize("preset", ["", "table3", "atari_vec_env"])
     def test_every_key_is_known(self, algo: str, preset: str) -> None:
         known = set(inspect.signature(SoftDQN).parameters) | set(inspect.signature(CLASSES[algo]).parameters) | ZOO_KEYS
@@ -235,7 +247,7 @@ class TestConfigurations:
             assert not set(values) - known, task
             assert not [key for key, value in values.items() if isinstance(value, str) and re.match(r"[\d.]+e", value)], task
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_atari_is_the_default_of_the_class(self, algo: str) -> None:
         defaults = {**inspect.signature(SoftDQN).parameters, **inspect.signature(CLASSES[algo]).parameters}
         values = {key: value for key, value in config(algo)["atari"].items() if key not in ZOO_KEYS}
@@ -243,7 +255,7 @@ class TestConfigurations:
         assert values == {key: defaults[key].default for key in values}
         assert config(algo)["atari"]["n_timesteps"] == inspect.signature(SoftDQN.learn).parameters["total_timesteps"].default
 
-    @pytest.mark.parametrize("algo", ALGORITHMS)
+    @pytest.mark.parametrize("algo", CLASSES)
     def test_presets_differ_where_they_should(self, algo: str) -> None:
         base, table3, vector = (config(algo, preset)["atari"] for preset in ("", "table3", "atari_vec_env"))
         rates = {"beta_lr": 3.3e-6} | ({"prior_lr": 2e-6} if algo == "mirl" else {})
@@ -266,7 +278,7 @@ class TestConfigurations:
         assert rl_zoo3.train.ExperimentManager is exp_manager.ExperimentManager is Experiment
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", CLASSES)
 def test_search_samples_what_the_algorithm_takes(algo: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = []

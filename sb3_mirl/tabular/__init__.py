@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from sb3_mirl.tabular.chains import behaviour_policy, occupancy, stationary_distribution
     from sb3_mirl.tabular.mutual_information import MutualInformationSolution, solve_mutual_information
     from sb3_mirl.tabular.planning import SoftSolution, soft_backward_induction, soft_value_iteration
+    from sb3_mirl.tabular.variational import VariationalSolution, variational_em
 
 _HOMES = {
     "agents": ("QLearning", "SoftQLearning", "TabularMIRL", "learn_side_by_side"),
     "chains": ("behaviour_policy", "occupancy", "stationary_distribution"),
     "mutual_information": ("MutualInformationSolution", "solve_mutual_information"),
     "planning": ("SoftSolution", "soft_backward_induction", "soft_value_iteration"),
+    "variational": ("VariationalSolution", "variational_em"),
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "SoftSolution",
     "TabularMDP",
     "TabularMIRL",
+    "VariationalSolution",
     "behaviour_policy",
     "learn_side_by_side",
     "occupancy",
@@ -35,6 +38,7 @@ __all__ = [
     "soft_value_iteration",
     "solve_mutual_information",
     "stationary_distribution",
+    "variational_em",
 ]
 
 

@@ -24,14 +24,21 @@ from sb3_mirl.common.extras import extra
 
 with extra("zoo"):
     from rl_zoo3 import ALGOS
-    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.hyperparams_opt import (
+        HYPERPARAMS_CONVERTER,
+        HYPERPARAMS_SAMPLER,
+        convert_offpolicy_params,
+        convert_onpolicy_params,
+    )
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_mirl.mirl import MIRL
+from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.virel import VIREL
+from sb3_mirl.zoo import search
 from sb3_mirl.zoo.hub import restore_generate_metadata
-from sb3_mirl.zoo.search import convert_params, sample_mirl_params, sample_softdqn_params
 
 __all__ = ["ALGORITHMS", "Registration", "register"]
 
@@ -51,8 +58,11 @@ class Registration(NamedTuple):
 
 
 ALGORITHMS = {
-    "mirl": Registration(MIRL, sample_mirl_params, convert_params),
-    "softdqn": Registration(SoftDQN, sample_softdqn_params, convert_params),
+    "mirl": Registration(MIRL, search.sample_mirl_params, search.convert_params),
+    "softdqn": Registration(SoftDQN, search.sample_softdqn_params, search.convert_params),
+    "virel": Registration(VIREL, search.sample_virel_params, convert_offpolicy_params),
+    "softa2c": Registration(SoftA2C, search.sample_softa2c_params, convert_onpolicy_params),
+    "softpqn": Registration(SoftPQN, search.sample_softpqn_params, search.convert_softpqn_params),
 }
 """One line for each algorithm, by the name in ``--algo`` and in ``zoo_configs/``."""
 

@@ -1,11 +1,12 @@
 """
-What ``-optimize`` samples. The ranges hold every value in ``zoo_configs/``; the zoo's own for DQN do not, and leave out
-n-step returns, averaged target networks and falling learning rates.
+What ``-optimize`` samples. For SoftDQN and MIRL the ranges hold every value in ``zoo_configs/``; the zoo's own for DQN do
+not, and leave out n-step returns, averaged target networks and falling learning rates.
 """
 
 from typing import Any
 
 import optuna
+from rl_zoo3.hyperparams_opt import sample_a2c_params, sample_sac_params
 
 from sb3_mirl.hyperparameters import resolve
 
@@ -48,9 +49,84 @@ def sample_mirl_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
     return _arguments(params, additional_args)
 
 
+def sample_virel_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Sample one set of hyperparameters for VIREL.
+
+    :param trial: Optuna's trial
+    :param n_actions: unused, as in the zoo's sampler for SAC
+    :param n_envs: unused
+    :param additional_args: the zoo's: whether HER is used, and its arguments
+    :return: arguments of VIREL
+    """
+    return {
+        **sample_sac_params(trial, n_actions, n_envs, additional_args),
+        # 1/reward: from greedy at once to as hot as the critics' errors
+        "residual_scale": trial.suggest_float("residual_scale", 1e-4, 1e1, log=True),
+        # averages over 1 to 100 gradient updates
+        "residual_lr": trial.suggest_float("residual_lr", 1e-2, 1.0, log=True),
+    }
+
+
+def sample_softa2c_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Sample one set of hyperparameters for SoftA2C.
+
+    :param trial: Optuna's trial
+    :param n_actions: unused, as in the zoo's sampler for A2C
+    :param n_envs: unused
+    :param additional_args: unused
+    :return: arguments of SoftA2C
+    """
+    return {
+        **sample_a2c_params(trial, n_actions, n_envs, additional_args),
+        "entropy": trial.suggest_categorical("entropy", ["proper", "naive"]),
+        "update": trial.suggest_categorical("update", ["policy_gradient", "soft_q"]),
+        "vf_coef": trial.suggest_float("vf_coef", 0.1, 1.0),
+    }
+
+
+def sample_softpqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Sample one set of hyperparameters for SoftPQN.
+
+    :param trial: Optuna's trial
+    :param n_actions: unused
+    :param n_envs: unused
+    :param additional_args: unused
+    :return: arguments of SoftPQN
+    """
+    sampled = {
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
+        "n_steps": trial.suggest_categorical("n_steps", [16, 32, 64, 128]),
+        "n_epochs": trial.suggest_int("n_epochs", 1, 4),
+        # powers of 2 that divide any of the above
+        "n_minibatches": trial.suggest_categorical("n_minibatches", [2, 4, 8, 16]),
+        "q_lambda": trial.suggest_float("q_lambda", 0.0, 1.0),
+        "exploration": trial.suggest_categorical("exploration", ["epsilon", "boltzmann"]),
+        # 1/reward: from hardly any to hardly no regularisation for values between 1 and 100
+        "beta_init": trial.suggest_float("beta_init", 1e-1, 1e3, log=True),
+        "exploration_fraction": trial.suggest_float("exploration_fraction", 0.05, 0.5),
+        "exploration_final_eps": trial.suggest_float("exploration_final_eps", 0.001, 0.2),
+    }
+    return convert_softpqn_params(sampled)
+
+
+def convert_softpqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the sampled values of SoftPQN into arguments.
+
+    :param sampled_params: what Optuna stored
+    :return: arguments of SoftPQN
+    """
+    others = {name: value for name, value in sampled_params.items() if name != "one_minus_gamma"}
+    return {**others, "gamma": 1 - sampled_params["one_minus_gamma"]}
+
+
 def convert_params(params: dict[str, Any]) -> dict[str, Any]:
     """
-    Return what a trial has sampled in the dialect of the zoo's configurations, for ``--trial-id``.
+    Return what a trial of SoftDQN or MIRL has sampled in the dialect of the zoo's configurations, for ``--trial-id``.
 
     :param params: of Optuna's trial, by the names of its dimensions
     :return: hyperparameters
