@@ -302,12 +302,14 @@ class TestZoo:
     ) -> None:
         pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
         (tmp_path / "bad.yml").write_text(text)
-        with pytest.raises(error, match=message):
+        with pytest.raises(SystemExit, match=message) as stopped:
             self.train(monkeypatch, tmp_path, "-conf", str(tmp_path / "bad.yml"))
+        assert isinstance(stopped.value.__context__, error)
+        assert not list(tmp_path.rglob("CartPole-v1_*"))
 
     def test_preset(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
-        with pytest.raises(ValueError, match="-conf tabel3 is neither a preset of mirl"):
+        with pytest.raises(SystemExit, match="-conf tabel3 is neither a preset of mirl"):
             self.train(monkeypatch, tmp_path, "-conf", "tabel3")
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
 pytest.importorskip("pygame")
 
 from huggingface_hub import HfApi, ModelCard

@@ -18,7 +18,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 from sb3_mirl import SoftA2C, SoftPQN
 from sb3_mirl.__main__ import main
-from sb3_mirl.zoo.experiment import CONFIGS
+from sb3_mirl.hyperparameters import CONFIGS
 
 CLASSES: dict[str, Any] = {"softa2c": SoftA2C, "softpqn": SoftPQN}
 TASKS = {

@@ -248,7 +248,8 @@ class TestZoo:
     def test_configurations(self, preset: str) -> None:
         import yaml
 
-        from sb3_mirl.zoo.experiment import CONFIGS, config_of
+        from sb3_mirl.hyperparameters import CONFIGS
+        from sb3_mirl.zoo.experiment import config_of
 
         path = CONFIGS / preset / "virel.yml"
         assert config_of("virel", preset or None) == str(path)

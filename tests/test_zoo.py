@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
 
 import optuna
 import yaml
@@ -23,12 +23,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.__main__ import main
-from sb3_mirl.zoo.experiment import CONFIGS, Experiment, config_of
+from sb3_mirl.hyperparameters import CONFIGS, OF_THE_RUN
+from sb3_mirl.zoo import ALGORITHMS
+from sb3_mirl.zoo.experiment import Experiment, config_of
 
-ALGORITHMS = ("softdqn", "mirl")  # those like DQN
-CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
+CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}  # those like DQN
 # read by the zoo, everything else goes to the algorithm
-ZOO_KEYS = {"n_timesteps", "n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "policy"}
+ZOO_KEYS = {*OF_THE_RUN, "policy"}
 CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
 GRIDS = ["MirlCorridor-v0", "MirlSquare-v0"]
 MINATAR = [f"MinAtar/{game}-v1" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
@@ -56,8 +57,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     for name in ("PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    for name, algorithm in CLASSES.items():
-        monkeypatch.setitem(ALGOS, name, algorithm)
+    for name, registration in ALGORITHMS.items():
+        monkeypatch.setitem(ALGOS, name, registration.algorithm)
 
     def run_here(*command: str) -> None:
         monkeypatch.setattr(sys, "argv", ["sb3_mirl", *command])
@@ -145,7 +146,7 @@ class TestCommands:
         assert Path("scores.pkl").is_file()
 
     def test_unknown_command(self, call: Any) -> None:
-        with pytest.raises(SystemExit, match=r"unknown command 'tarin'. Commands: train, enjoy"):
+        with pytest.raises(SystemExit, match=r"unknown command 'tarin'. Did you mean 'train'\? There are: train, enjoy"):
             call("tarin")
 
     def test_the_zoos_own_commands_through_custom_envs(self, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Agents that only play."""
 
-from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 from rl_zoo3 import ALGOS
 
@@ -15,4 +15,14 @@ def play_without_memory() -> None:
     """
     for name, algorithm in list(ALGOS.items()):
         if isinstance(algorithm, type) and issubclass(algorithm, GuardedOffPolicy):
-            ALGOS[name] = SimpleNamespace(load=partial(algorithm.load, buffer_size=1))  # type: ignore[assignment]
+            ALGOS[name] = _player(algorithm)  # type: ignore[assignment]
+
+
+def _player(algorithm: type[GuardedOffPolicy]) -> SimpleNamespace:
+    """What the commands use of an algorithm's class."""
+
+    def load(path: str, env: Any = None, **options: Any) -> GuardedOffPolicy:
+        # without an environment it has no memory, and keeps the size that it had in training
+        return algorithm.load(path, **options)
+
+    return SimpleNamespace(load=load, __name__=algorithm.__name__)
