@@ -260,6 +260,7 @@ class TestDistribution:
     @pytest.mark.parametrize("beta", [1e-8, 1.0, 1e8, float("inf")])
     def test_its_mode_is_what_the_policy_does(self, policy: Any, beta: float) -> None:
         policy.beta.fill_(beta)
+        policy.log_prior.copy_(th.tensor([0.9, 0.02, 0.08]).double().log())
         with th.no_grad():
             policy.q_net.q_net[-1].weight[1] = policy.q_net.q_net[-1].weight[2]  # ties
             policy.q_net.q_net[-1].bias[1] = policy.q_net.q_net[-1].bias[2]
@@ -267,6 +268,14 @@ class TestDistribution:
         mode = policy.get_distribution(th.as_tensor(obs)).mode()
         np.testing.assert_array_equal(mode, policy.predict(obs, deterministic=True)[0])
 
-    def test_the_network_alone_does_not_act_against_the_prior(self, policy: Any) -> None:
-        with pytest.raises(NotImplementedError, match="does not know the prior: act by model.predict"):
-            policy.q_net.predict(observations("mlp", 2))
+    def test_nothing_acts_against_the_prior(self, policy: Any, tmp_path: Path) -> None:
+        policy.beta.fill_(1e-3)
+        obs = observations("mlp", 50)
+        policy.save(tmp_path / "policy")
+        copies = (policy, copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), type(policy).load(tmp_path / "policy"))
+        for one in copies:
+            for acting in (one.predict, one.q_net.predict, one.q_net_target.predict):
+                assert not acting(obs)[0].any(), "the prior wants the first action"
+            assert not one(th.as_tensor(obs)).any() and not one._predict(th.as_tensor(obs)).any()
+            assert one.q_net.holder == [one]
+        assert policy.q_net(th.as_tensor(obs)).argmax(-1).any(), "which the network alone does not"

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from sb3_mirl.common import prior_callback
 from tests.conftest import ScriptedEnv
 
 SHARED_TAGS = {
@@ -21,7 +22,14 @@ SHARED_TAGS = {
     "train/beta",
     "train/beta_max_q",
 }
-PRIOR_TAGS = {"prior/NOOP", "prior/FIRE", "prior/RIGHT", "prior/entropy", "prior/mutual_information", "prior/kkt_gap"}
+PRIOR_TAGS = {
+    "train/prior/NOOP",
+    "train/prior/FIRE",
+    "train/prior/RIGHT",
+    "prior/entropy",
+    "prior/mutual_information",
+    "prior/kkt_gap",
+}
 
 
 def read(folder: Any) -> EventAccumulator:
@@ -42,14 +50,36 @@ def test_tensorboard_curves(small: dict[str, Any], tmp_path: Any, cls: type[Soft
 def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: Any) -> None:
     model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.05, beta_init=3.0, tensorboard_log=str(tmp_path), **small).learn(400)
     events = read(tmp_path / "MIRL_1")
-    last = [events.Scalars(f"prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
+    last = [events.Scalars(f"train/prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
     np.testing.assert_allclose(last, model.prior, rtol=1e-5)
     entropy = -sum(p * math.log(p) for p in model.prior)
     assert events.Scalars("prior/entropy")[-1].value == pytest.approx(entropy, rel=1e-5)
     assert 0 <= events.Scalars("prior/mutual_information")[-1].value <= math.log(3)
     assert "custom_scalars__config__" in events.Tags()["tensors"]
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert all(f"prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
+    assert all(f"train/prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
+
+
+def test_the_priors_course_is_drawn_now_and_then(small: dict[str, Any], tmp_path: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("matplotlib", reason="pip install matplotlib")
+    monkeypatch.setattr(prior_callback, "FIGURES", 3)
+    MIRL("MlpPolicy", ScriptedEnv(n_actions=18), prior_lr=0.05, tensorboard_log=str(tmp_path), **small).learn(600)
+    events = read(tmp_path / "MIRL_1")
+    images = events.Images("prior/course")
+    assert len(images) == 3 and images[0].step < 200 and images[-1].width > 600
+    history = {"timesteps": np.arange(3), "prior": np.array([[0.5, 0.5], [0.6, 0.4], [0.75, 0.25]])}
+    (ax,) = prior_callback.prior_course(history, ["LEFT", "RIGHT"]).axes
+    lower, upper = ax.collections
+    assert lower.get_paths()[0].vertices[:, 1].max() == 0.75 and upper.get_paths()[0].vertices[:, 1].max() == 1.0
+
+
+@pytest.mark.parametrize("cls", [SoftDQN, MIRL])
+def test_hyperparameters_are_logged(small: dict[str, Any], tmp_path: Any, cls: type[SoftDQN]) -> None:
+    cls("MlpPolicy", ScriptedEnv(), tensorboard_log=str(tmp_path), **small).learn(100)
+    events = read(tmp_path / f"{cls.__name__}_1")
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert cls.__name__.encode() in content
+    assert all(name.encode() in content for name in ("learning_rate", "beta_init", "target_update_interval"))
 
 
 @pytest.mark.parametrize("steps", [60, 399], ids=["fewer than the window", "more"])

@@ -90,7 +90,7 @@ def test_steps_after_a_resumption_mean_what_they_mean_in_sb3(tmp_path: Path) -> 
     assert resume(tmp_path, make_env()).learn(40, reset_num_timesteps=False).num_timesteps == 240
     model = resume(tmp_path, make_env(), cls=A2C)
     with pytest.warns(UserWarning, match="Nothing is left to do: 200 of 200 steps"):
-        model.learn(200)
+        assert model.learn(200).num_timesteps == 200
     assert type(model) is A2C and model.learn(60).num_timesteps == 60
     with pytest.raises(TypeError, match="is of A2C, not of PPO"):
         resume(tmp_path, make_env(), cls=PPO)

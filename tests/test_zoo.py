@@ -190,11 +190,13 @@ class TestAtari:
         from sb3_mirl.envs import AtariVecEnv
         from sb3_mirl.zoo.atari import atari_vec_env
 
-        env = DummyVecEnv([lambda: Monitor(gym.make("ALE/Pong-v5", full_action_space=True))] * 2)
+        kwargs = {"full_action_space": True, "mode": 1, "difficulty": 2, "max_num_frames_per_episode": 400}
+        env = DummyVecEnv([lambda: Monitor(gym.make("ALE/Pong-v5", **kwargs))] * 2)
         env.seed(7)
         fast = atari_vec_env(env)
         assert isinstance(fast, AtariVecEnv)
         assert (fast.num_envs, fast.game, fast._seeds, fast.action_space.n) == (2, "pong", [7, 8], 18)
+        assert (fast.mode, fast.difficulty, fast.max_episode_steps) == (1, 2, 100)
         assert fast._arguments["repeat_action_probability"] == 0.25
         fast.close()
 
@@ -208,11 +210,21 @@ class TestAtari:
         assert image is not None and image.shape == (210, 160, 3)
         watched.close()
 
-    def test_vector_environment_is_for_atari(self) -> None:
+    @pytest.mark.parametrize(
+        ("env_id", "kwargs", "message"),
+        [
+            ("CartPole-v1", {}, "plays Atari games and not CartPole-v1"),
+            ("Breakout-v4", {}, r"plays 4 frames a step, which frameskip=\(2, 5\) of Breakout-v4 does not divide"),
+            ("BreakoutNoFrameskip-v4", {"frameskip": 3}, "frameskip=3"),
+            ("BreakoutNoFrameskip-v4", {"obs_type": "ram"}, "and not obs_type='ram'"),
+            ("BreakoutNoFrameskip-v4", {"continuous": True}, "discrete actions"),
+        ],
+    )
+    def test_vector_environment_refuses_what_it_cannot_keep(self, env_id: str, kwargs: dict[str, Any], message: str) -> None:
         from sb3_mirl.zoo.atari import atari_vec_env
 
-        with pytest.raises(ValueError, match="plays Atari games and not CartPole-v1"):
-            atari_vec_env(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+        with pytest.raises(ValueError, match=message):
+            atari_vec_env(DummyVecEnv([lambda: gym.make(env_id, **kwargs)]))
 
 
 class TestConfigurations:

@@ -15,9 +15,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.common.files import Write
-from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.replay import Rows, describe, rows_of
 
 CHUNK_BYTES = 1 << 26  # of a chunk before compression: bounds the memory that saving takes
 # of zlib: frames shrink to a fortieth at 260 MB/s; level 6 takes four times as long for half the size
@@ -54,7 +53,7 @@ def save_memory(model: BaseAlgorithm, saved: SavedMemory) -> tuple[SavedMemory, 
     if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
         return SavedMemory(), {}, {}
     rows = rows_of(model.replay_buffer, saved.expected(model))
-    kind = _kind(model.replay_buffer)
+    kind = describe(model.replay_buffer)
     if rows is None:
         name = f"all_{token_hex(4)}.pkl"
         write = partial(_write_whole, buffer=model.replay_buffer)
@@ -86,11 +85,12 @@ def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: di
     if not isinstance(model, OffPolicyAlgorithm):
         return
     assert model.replay_buffer is not None
-    kind = _kind(model.replay_buffer)
-    before = {key: value for key, value in rest.items() if key != "position"}
-    if kind != before:
+    kind = describe(model.replay_buffer)
+    different = [key for key in kind if kind[key] != rest.get(key)]
+    if different:
+        here, there = ({key: values.get(key) for key in different} for values in (kind, rest))
         raise ValueError(
-            f"The replay memory of this model is {kind}, the saved one was {before}: give the environment and the "
+            f"The replay memory of this model has {here}, the saved one had {there}: give the environment and the "
             "arguments that the run had."
         )
     rows = rows_of(model.replay_buffer)
@@ -104,12 +104,6 @@ def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: di
     for name, _, _ in saved.chunks:
         with np.load(folder / name) as arrays:
             rows.write_rows(dict(arrays))
-
-
-def _kind(buffer: ReplayBuffer) -> dict[str, Any]:
-    """What must be the same for the rows of one buffer to fit another."""
-    kind = {"class": type(buffer).__name__, "rows": buffer.buffer_size, "environments": buffer.n_envs}
-    return {**kind, "frame_stack": buffer.layout.frame_stack} if isinstance(buffer, FrameReplayBuffer) else kind
 
 
 def _parts(rows: Rows, first: int) -> Iterator[tuple[int, int]]:

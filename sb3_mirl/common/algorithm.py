@@ -1,5 +1,6 @@
 """What every algorithm of this package adds to SB3's: checks, whole files, weights without code, runs that end well."""
 
+import inspect
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
@@ -54,7 +56,7 @@ class GuardedAlgorithm(BaseAlgorithm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.class_names = class_names(type(self))  # written into files, read by `load`
-        self.resources = ExitStack()  # what is released when `learn` ends, however it ends
+        self.resources = ExitStack()  # released when `learn` returns or raises
         self._next_log = 0  # environment step before which no log entry is written
 
     # Hooks
@@ -171,7 +173,21 @@ class GuardedAlgorithm(BaseAlgorithm):
         except ValueError:
             statistics.restore()
             raise
+        if self.num_timesteps == 0:
+            self._log_hyperparameters()
         return result
+
+    def _log_hyperparameters(self) -> None:
+        """For TensorBoard's tab HParams: the constructor's arguments, as far as they are numbers and words."""
+        if not any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
+            return
+        names = inspect.signature(type(self)).parameters
+        values = {
+            name: getattr(self, name) for name in names if isinstance(getattr(self, name, None), (bool, int, float, str))
+        }
+        metrics = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
+        parameters = HParam({"algorithm": type(self).__name__, **values}, metrics)
+        self.logger.record("hparams", parameters, exclude=("stdout", "log", "json", "csv"))
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = [CheckCallback(), *self.own_callbacks(as_callback(callback))]

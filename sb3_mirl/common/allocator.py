@@ -12,7 +12,7 @@ LARGEST = 32 * 2**20
 
 def keep_freed_memory() -> bool:
     """
-    Tells glibc's ``malloc`` to keep up to :data:`KEPT` bytes that are freed. Otherwise an update's tensors, a few megabytes
+    Tell glibc's ``malloc`` to keep up to :data:`KEPT` bytes that are freed. Otherwise an update's tensors, a few megabytes
     each, go back to the system and are fetched anew, page by page (up to 4000 page faults per update of NatureCNN).
     For the whole process; settings in the environment (``MALLOC_...``, ``GLIBC_TUNABLES``) have precedence.
 

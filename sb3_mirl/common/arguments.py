@@ -8,13 +8,18 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number of Python or NumPy; True and False are none."""
+    """Whether ``value`` is a real number of Python or NumPy; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """
-    :raises ValueError: if ``value`` is none of ``choices``
+    Check an argument that has a few values.
+
+    :param name: of the argument
+    :param value: what was given
+    :param choices: what is allowed
+    :raises ValueError: if ``value`` is not one of ``choices``
     """
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known, choose from {', '.join(map(repr, choices))}.")
@@ -24,6 +29,14 @@ def check_range(
     name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False, whole: bool = False
 ) -> None:
     """
+    Check a number.
+
+    :param name: of the argument
+    :param value: what was given
+    :param low: lowest value allowed
+    :param high: highest value allowed
+    :param low_open: whether ``low`` itself is not allowed
+    :param high_open: whether ``high`` itself is not allowed
     :param whole: whether it must be an integer
     :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
     """

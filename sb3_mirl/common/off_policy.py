@@ -19,7 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_mirl.common.algorithm import GuardedAlgorithm, Path
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.replay import FrameReplayBuffer, describe
 
 
 class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
@@ -36,7 +36,7 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
         super().check_arguments()
-        check_range("tau", self.tau, 0, 1, low_open=True)
+        check_range("tau", self.tau, 0, 1)
         for name in ("batch_size", "buffer_size", "n_steps"):
             check_range(name, getattr(self, name), 1, math.inf, whole=True)
         check_range("learning_starts", self.learning_starts, 0, math.inf)
@@ -144,13 +144,40 @@ def make_replay_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
 
 def check_memory(model: OffPolicyAlgorithm, memory: Any, source: Any) -> None:
     """
-    Compare a replay memory with the one that a model would make.
+    Compare a replay memory with the one that a model would make. Another capacity is adopted with a warning.
 
-    :param model: with an environment, unless it only acts
+    :param model: its memory and its environment may be missing, if it only acts
     :param memory: what was read
     :param source: where, for the message
     :raises ValueError: if it differs in what changes the algorithm, or breaks it later
     """
+    if not isinstance(memory, ReplayBuffer):
+        raise ValueError(f"{source} does not hold a replay memory but a {type(memory).__name__}.")
+    found = describe(memory)
+    if model.replay_buffer is not None or model.env is not None:
+        own = describe(model.replay_buffer or make_replay_buffer(model))
+    else:
+        names = ("observation_space", "action_space", "n_steps")
+        own = {**found, **{name: getattr(model, name) for name in names}}
+    if found["environments"] != own["environments"]:
+        raise ValueError(
+            f"{source} holds transitions of {found['environments']} environment(s), this model has {own['environments']}. "
+            f"Make the environment with {found['environments']}, or start with an empty memory."
+        )
+    same_samples = {found["class"], own["class"]} <= {ReplayBuffer.__name__, FrameReplayBuffer.__name__}
+    layout = {"class", "frame_stack", "channels"} if same_samples and found["class"] != own["class"] else set()
+    for name in {**own, **found}:
+        here, there = own.get(name), found.get(name)
+        if name not in ("rows", *layout) and here != there:
+            raise ValueError(
+                f"{source} does not fit this model: its {name} is {there!r}, the model's is {here!r}. Make the model with "
+                "the arguments and the environment of the one that saved it, or start with an empty memory."
+            )
+    if found["rows"] != own["rows"]:
+        warnings.warn(
+            f"{source} has room for {found['rows'] * found['environments']} transitions and is used with that, in place of "
+            f"buffer_size={model.buffer_size}."
+        )
 
 
 def end_trajectory(buffer: ReplayBuffer | None) -> None:

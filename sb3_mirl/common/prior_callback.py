@@ -3,18 +3,24 @@
 import math
 import os
 import weakref
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
 from sb3_mirl.maths import floored_log_prior, kkt_gap, mutual_information, update_prior
+
+FIGURES = 50
+"""Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
 
 
 class LearnsPrior(Protocol):
@@ -138,11 +144,13 @@ class PriorCallback(BaseCallback):
         self._owner = weakref.ref(self.model)
 
     def _on_training_start(self) -> None:
-        self._log_names = self.action_names
-        tags = [f"prior/{name}" for name in self._log_names]
+        self._log_names, self._next_figure = self.action_names, self.num_timesteps
+        self._draws = False
+        tags = [f"train/prior/{name}" for name in self._log_names]
         for output in self.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat) and output.writer is not None:
-                output.writer.add_custom_scalars({"MIRL": {"prior": ["Multiline", tags]}})
+                self._draws = find_spec("matplotlib") is not None
+                output.writer.add_custom_scalars({"Prior": {"prior": ["Multiline", tags]}})
 
     def _on_step(self) -> bool:
         log_probs = self._learner.rollout_log_probs
@@ -190,14 +198,39 @@ class PriorCallback(BaseCallback):
             self._points = {call: point for call, point in self._points.items() if call % self.interval == 0}
 
     def log(self) -> None:
-        """Record ``prior/<action>``, ``prior/entropy``, ``prior/mutual_information`` (nats) and ``prior/kkt_gap``."""
+        """
+        Record ``prior/entropy``, ``prior/mutual_information`` (nats), ``prior/kkt_gap`` and ``train/prior/<action>``; for
+        TensorBoard also the picture ``prior/course``, at most :data:`FIGURES` times in a training.
+        """
         prior = self._learner.prior
         for name, probability in zip(self._log_names, prior, strict=True):
-            self.logger.record(f"prior/{name}", float(probability), exclude="stdout")
+            self.logger.record(f"train/prior/{name}", float(probability), exclude="stdout")
         self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
         if self._recent is not None:
             self.logger.record("prior/mutual_information", self.mutual_information())
             self.logger.record("prior/kkt_gap", self.kkt_gap())
+        if self._draws and len(self._points) > 1 and self.num_timesteps >= self._next_figure:
+            self._next_figure = self.num_timesteps + self.model._total_timesteps // FIGURES
+            figure = Figure(prior_course(self.history, self._log_names), close=True)
+            self.logger.record("prior/course", figure, exclude=("stdout", "log", "json", "csv"))
+
+
+def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str]) -> Any:
+    """
+    Draw the prior over environment steps, each action as a band as wide as its probability.
+
+    :param history: ``timesteps`` (T,) and ``prior`` (T, A)
+    :param action_names: (A,)
+    :return: a figure of matplotlib, which must be installed
+    """
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=(9, 5), layout="constrained")
+    colours = import_module("matplotlib").colormaps["tab20"].colors
+    ax = figure.subplots()
+    bands = ax.stackplot(history["timesteps"], history["prior"].T, colors=colours, edgecolor="white", linewidth=0.3)
+    ax.set(xlabel="environment steps", ylabel="prior ρ(a)", ylim=(0, 1), xlim=history["timesteps"][[0, -1]])
+    # in the order of the bands, the uppermost first
+    figure.legend(bands[::-1], list(action_names)[::-1], loc="outside right center", frameon=False)
+    return figure
 
 
 def with_prior_callback(given: BaseCallback, own: PriorCallback) -> tuple[PriorCallback, list[BaseCallback]]:

@@ -31,7 +31,7 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
     :param probs: (B, A) or (A,) pi(a|s) in the order of application
     :param lr: alpha_rho in [0, 1], per policy
     :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
-    :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or a distribution is none
+    :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or probabilities do not sum to 1
     """
     if not (isinstance(lr, Real) and 0 <= lr <= 1):
         raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
@@ -88,7 +88,7 @@ def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
     max_a c(a) - 1 with c(a) = E_s[pi(a|s)] / rho(a), over the given states: how far rho is from a fixed point of Eq. (11).
 
     The Karush-Kuhn-Tucker conditions of the prior's optimality are c(a) = 1 on its support and c(a) <= 1 elsewhere.
-    As sum_a rho(a) c(a) = 1, they hold exactly where this is 0; else the policy wants some action oftener than rho says.
+    As sum_a rho(a) c(a) = 1, they hold exactly where this is 0; else the policy wants some action more often than rho says.
 
     :param log_probs: (B, A) log pi(a|s) of B states, weighted equally
     :param log_prior: (A,) log rho(a)

@@ -32,7 +32,7 @@ class MIRL(SoftDQN):
     :param buffer_size: capacity of the replay memory, in transitions; None to choose
     :param learning_starts: environment steps with random actions before the first update; None to choose
     :param batch_size: transitions per gradient update; None to choose
-    :param tau: weight of the online network in the target update, in (0, 1]; 1 copies it
+    :param tau: weight of the online network in the target update, in [0, 1]; 1 copies it, 0 freezes the target
     :param gamma: discount factor in [0, 1]
     :param train_freq: as in SB3 (counted in calls of ``env.step``). If neither this nor ``gradient_steps`` is given,
         there is one update per 4 environment steps whatever the number of environments

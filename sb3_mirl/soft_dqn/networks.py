@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -21,8 +21,8 @@ FEW = 4
 
 class SoftQNetwork(QNetwork):
     """
-    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. Alone it knows neither prior nor beta, so
-    acting is left to the policy that holds it.
+    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. It acts as the policy does that holds it; a
+    network that was saved and loaded alone has no prior, and acts by argmax_a Q(s, a).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,6 +30,7 @@ class SoftQNetwork(QNetwork):
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         # looked up once: SB3 looks into the arrays of the space at every call
+        self.holder: list[Any] = []  # the policy, in a list that hides it from PyTorch: it is not a part of the network
         self._images = {key for key, part in parts.items() if self.normalize_images and is_image_space(part)}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
@@ -48,8 +49,9 @@ class SoftQNetwork(QNetwork):
         """Whether an observation is one image, which is scaled."""
         return "" in self._images
 
-    def _predict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("The network alone does not know the prior: act by model.predict or model.policy.predict.")
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        q = self(observation)
+        return self.holder[0].greedy_actions(q) if self.holder else q.argmax(-1)
 
 
 @contextmanager

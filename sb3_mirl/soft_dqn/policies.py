@@ -45,6 +45,9 @@ class SoftQPolicy(dqn.DQNPolicy):
         self.register_buffer("log_prior", uniform_log_prior(n_actions))
         self.register_buffer("beta", th.ones((), dtype=th.float64))
         self.register_buffer("action_counts", th.zeros(n_actions, dtype=th.float64))
+        for network in (self.q_net, self.q_net_target):
+            if isinstance(network, SoftQNetwork):
+                network.holder = [self]
 
     def make_q_net(self) -> dqn.QNetwork:
         """As in SB3."""
