@@ -18,6 +18,7 @@ from stable_baselines3.dqn.dqn import DQN
 from sb3_mirl.common.allocator import keep_freed_memory
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
+from sb3_mirl.common.prior_callback import action_names
 from sb3_mirl.maths import boltzmann_log_probs, linear_beta
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
@@ -211,6 +212,11 @@ class SoftDQN(GuardedOffPolicy, DQN):
     def prior(self) -> np.ndarray:
         """(A,) action prior rho(a), summing to 1."""
         return self.policy.prior
+
+    @property
+    def prior_by_action(self) -> dict[str, float]:
+        """The action prior by name of the action; the names are the environment's where it has some."""
+        return dict(zip(action_names(self.env, len(self.prior)), self.prior.tolist(), strict=True))
 
     @property
     def beta(self) -> float:
