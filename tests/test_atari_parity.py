@@ -246,7 +246,7 @@ def test_a_step_of_the_stand_in_ends_with_the_game() -> None:
         def game_over(self) -> bool:
             return len(acts) == 3
 
-        def getScreenGrayscale(self, screen: np.ndarray) -> None:  # noqa: N802
+        def getScreenGrayscale(self, screen: np.ndarray) -> None:
             screen[:] = 77
 
     game.ale = OverAfterThree()

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.__main__ import main
 from sb3_mirl.hyperparameters import CONFIGS, OF_THE_RUN
+from sb3_mirl.soft_dqn.defaults import PAPER_BUDGET, choose
 from sb3_mirl.zoo import ALGORITHMS
 from sb3_mirl.zoo.experiment import Experiment, config_of
 
@@ -249,11 +250,12 @@ class TestConfigurations:
 
     @pytest.mark.parametrize("algo", CLASSES)
     def test_atari_is_the_default_of_the_class(self, algo: str) -> None:
-        defaults = {**inspect.signature(SoftDQN).parameters, **inspect.signature(CLASSES[algo]).parameters}
+        defaults = {name: parameter.default for name, parameter in inspect.signature(CLASSES[algo]).parameters.items()}
+        defaults |= choose("auto", True, PAPER_BUDGET, 1)
         values = {key: value for key, value in config(algo)["atari"].items() if key not in ZOO_KEYS}
         assert len(values) >= 11
-        assert values == {key: defaults[key].default for key in values}
-        assert config(algo)["atari"]["n_timesteps"] == inspect.signature(SoftDQN.learn).parameters["total_timesteps"].default
+        assert values == {key: defaults[key] for key in values}
+        assert config(algo)["atari"]["n_timesteps"] == PAPER_BUDGET
 
     @pytest.mark.parametrize("algo", CLASSES)
     def test_presets_differ_where_they_should(self, algo: str) -> None:

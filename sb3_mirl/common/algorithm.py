@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.arguments import check_names, check_range
 from sb3_mirl.common.callbacks import as_callback
 from sb3_mirl.common.checks import CheckCallback, NormalizationStatistics, check_observation_space, check_observations
 from sb3_mirl.common.files import check_archive, write_whole
@@ -47,6 +47,11 @@ class GuardedAlgorithm(BaseAlgorithm):
     - :meth:`load_weights`, which runs no code of the file (:meth:`check_weights`);
     - what :class:`~sb3_mirl.ResumableCheckpoint` needs beside ``save`` (:meth:`settle`, :meth:`run_state`).
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuse arguments that the class does not have; Python's own message would name the class that spells them."""
+        check_names(cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -130,13 +135,18 @@ class GuardedAlgorithm(BaseAlgorithm):
             either way
         :param progress_bar: show progress and the time left
         :return: the trained model
-        :raises ValueError: for an argument out of range, and for rewards, observations or losses that are not finite. The
-            model is whole then, without the step in question: it can be saved, and ``learn`` again
+        :raises ValueError: for an argument out of range, without an environment, and for rewards, observations or losses
+            that are not finite. The model is whole then, without the step in question: it can be saved, and ``learn`` again
         :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died; the model is whole
         """
         check_range("total_timesteps", total_timesteps, 0, math.inf)
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, math.inf)
+        if self.env is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no environment to learn in: load it by "
+                f"{type(self).__name__}.load(path, env=env), or give it one by set_env(env)."
+            )
         try:
             with self.resources, watched(self.env, lambda: self.num_timesteps):
                 super().learn(  # type: ignore[safe-super]

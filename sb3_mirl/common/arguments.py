@@ -1,5 +1,8 @@
 """Checks of single arguments, with errors that name the argument, the value and what is allowed."""
 
+import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,3 +45,20 @@ def check_range(
     if not (above and (value < high if high_open else value <= high)):
         interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         raise ValueError(f"{name}={value!r} must be {'an integer' if whole else 'a number'} in {interval}.")
+
+
+def check_names(cls: type, given: Iterable[str]) -> None:
+    """
+    Refuse arguments that a class does not have. A class that takes ``**kwargs`` decides by itself what they may be.
+
+    :param cls: the class that was called
+    :param given: names of the arguments
+    :raises TypeError: naming the class and the argument, and the nearest one that there is
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1)
+            raise TypeError(f"{cls.__name__} has no argument {name!r}" + (f": did you mean {near[0]!r}?" if near else "."))

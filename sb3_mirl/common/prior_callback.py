@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
@@ -128,12 +129,7 @@ class PriorCallback(BaseCallback):
     @property
     def action_names(self) -> list[str]:
         """Names of the actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ..."""
-        n_actions = self._learner.policy.log_prior.shape[0]
-        names: list[str] = []
-        # asked first, because a missing method kills the worker of a SubprocVecEnv
-        if self.training_env.has_attr("get_action_meanings"):
-            (names,) = self.training_env.env_method("get_action_meanings", indices=[0])
-        return list(names) if len(names) == n_actions else [f"action_{i}" for i in range(n_actions)]
+        return action_names(self.training_env, len(self._learner.policy.log_prior))
 
     @property
     def _learner(self) -> LearnsPrior:
@@ -218,6 +214,21 @@ class PriorCallback(BaseCallback):
             self._next_figure = self.num_timesteps + self.model._total_timesteps // FIGURES
             figure = Figure(prior_course(self.history, self._log_names), close=True)
             self.logger.record("prior/course", figure, exclude=("stdout", "log", "json", "csv"))
+
+
+def action_names(env: VecEnv | None, n_actions: int) -> list[str]:
+    """
+    Return names of actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ...
+
+    :param env: whose actions they are, None for an agent without one
+    :param n_actions: A
+    :return: (A,) names
+    """
+    names: list[str] = []
+    # asked first, because a missing method kills the worker of a SubprocVecEnv
+    if env is not None and env.has_attr("get_action_meanings"):
+        (names,) = env.env_method("get_action_meanings", indices=[0])
+    return list(names) if len(names) == n_actions else [f"action_{i}" for i in range(n_actions)]
 
 
 def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.prior_callback import PriorCallback, with_prior_callback
 from sb3_mirl.maths import mixed_with_uniform
+from sb3_mirl.soft_dqn.defaults import Preset
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 from sb3_mirl.soft_dqn.soft_dqn import BetaSchedule, Precision, SoftDQN, UpdatePath
 
@@ -27,10 +28,10 @@ class MIRL(SoftDQN):
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a subclass of :class:`SoftQPolicy`
     :param env: environment with discrete actions (or its id)
-    :param learning_rate: alpha_Q, a number or a function of the remaining progress
-    :param buffer_size: capacity of the replay memory, in transitions
-    :param learning_starts: environment steps with random actions before the first update
-    :param batch_size: transitions per gradient update
+    :param learning_rate: alpha_Q, a number or a function of the remaining progress; None to choose by policy and budget
+    :param buffer_size: capacity of the replay memory, in transitions; None to choose
+    :param learning_starts: environment steps with random actions before the first update; None to choose
+    :param batch_size: transitions per gradient update; None to choose
     :param tau: weight of the online network in the target update, in [0, 1]; 1 copies it, 0 freezes the target
     :param gamma: discount factor in [0, 1]
     :param train_freq: as in SB3 (counted in calls of ``env.step``). If neither this nor ``gradient_steps`` is given,
@@ -42,30 +43,12 @@ class MIRL(SoftDQN):
     :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
     :param n_steps: length of the returns
     :param target_update_interval: environment steps between updates of the target network
-        (40 000 = the paper's 10 000 gradient updates)
+        (40 000 = the paper's 10 000 gradient updates); None to choose
     :param exploration_fraction: fraction of the training over which epsilon falls
-        (0.02 of the default 5e7 steps = 1e6 steps)
+        (0.02 of the paper's 5e7 steps = 1e6 steps); None to choose
     :param exploration_initial_eps: initial probability of a random action
-    :param exploration_final_eps: final probability of a random action
+    :param exploration_final_eps: final probability of a random action; None to choose
     :param max_grad_norm: bound of the gradient's norm, None for no bound
-    :param beta_schedule: "inverse_loss" (EMA of 1/L, line 8 of Algorithm 1), "linear" (section 4.1) or "constant"
-    :param beta_init: beta before the first update, > 0; inf with "constant" only
-    :param beta_lr: alpha_beta, rate of the moving average per gradient update ("inverse_loss")
-    :param beta_slope: c, increase of beta per environment step ("linear")
-    :param beta_max: upper bound of beta and of 1/L; the paper has none, and beta overflows where the loss reaches 0
-    :param exploration: how random actions are drawn: "prior" (the paper), "uniform", or "marginal", from the frequencies of
-        all executed actions
-    :param entropy_bonus: False regularises with the KL to the uniform prior; True with the entropy
-        (no log|A| in the target, Schulman et al. 2017, Eq. 83)
-    :param prior_lr: alpha_rho in [0, 1], rate of the prior per environment step
-        (section 5.2; Table 3 of the paper says 2e-6)
-    :param prior_floor: least probability of an action under the prior, in [0, 1/|A|]; an action that died
-        would never come back
-    :param exploration_mix: weight in [0, 1] of the uniform distribution in the draw of random actions; the target keeps rho
-    :param update_path: "fast" draws the minibatches of a rollout at once, evaluates the target network on all of them
-        together and suits memory layout and products to the device; "eager" does one after the other, as SB3 does
-    :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32); of
-        use on a GPU, and on a CPU with AVX-512
     :param stats_window_size: episodes in the moving averages of ``rollout/``
     :param tensorboard_log: directory of the TensorBoard logs, None for no logs
     :param policy_kwargs: arguments of the policy
@@ -75,6 +58,25 @@ class MIRL(SoftDQN):
         rounding, from which runs drift apart
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: whether to build the networks now
+    :param beta_schedule: "inverse_loss" (EMA of 1/L, line 8 of Algorithm 1), "linear" (section 4.1) or "constant"
+    :param beta_init: beta before the first update, > 0; inf with "constant" only; None to choose
+    :param beta_lr: alpha_beta, rate of the moving average per gradient update ("inverse_loss"); None to choose
+    :param beta_slope: c, increase of beta per environment step ("linear")
+    :param beta_max: upper bound of beta and of 1/L; the paper has none, and beta overflows where the loss reaches 0
+    :param exploration: how random actions are drawn: "prior" (the paper), "uniform", or "marginal", from the frequencies of
+        all executed actions
+    :param entropy_bonus: False regularises with the KL to the uniform prior; True with the entropy
+        (no log|A| in the target, Schulman et al. 2017, Eq. 83)
+    :param prior_lr: alpha_rho in [0, 1], rate of the prior per environment step
+        (section 5.2; Table 3 of the paper says 2e-6); None to choose
+    :param prior_floor: least probability of an action under the prior, in [0, 1/|A|]; an action that died
+        would never come back
+    :param exploration_mix: weight in [0, 1] of the uniform distribution in the draw of random actions; the target keeps rho
+    :param update_path: "fast" draws the minibatches of a rollout at once, evaluates the target network on all of them
+        together and suits memory layout and products to the device; "eager" does one after the other, as SB3 does
+    :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32); of
+        use on a GPU, and on a CPU with AVX-512
+    :param preset: "auto" chooses what is None by policy and budget, "paper" takes the paper's values everywhere
     """
 
     exploration_choices: ClassVar[tuple[str, ...]] = ("prior", "uniform", "marginal")
@@ -83,10 +85,10 @@ class MIRL(SoftDQN):
         self,
         policy: str | type[SoftQPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2e-5,
-        buffer_size: int = 1_000_000,
-        learning_starts: int = 50_000,
-        batch_size: int = 32,
+        learning_rate: float | Schedule | None = None,
+        buffer_size: int | None = None,
+        learning_starts: int | None = None,
+        batch_size: int | None = None,
         tau: float = 1.0,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
@@ -95,23 +97,11 @@ class MIRL(SoftDQN):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        target_update_interval: int = 40_000,
-        exploration_fraction: float = 0.02,
+        target_update_interval: int | None = None,
+        exploration_fraction: float | None = None,
         exploration_initial_eps: float = 1.0,
-        exploration_final_eps: float = 0.1,
+        exploration_final_eps: float | None = None,
         max_grad_norm: float | None = 10,
-        beta_schedule: BetaSchedule = "inverse_loss",
-        beta_init: float = 0.01,
-        beta_lr: float = 3e-5,
-        beta_slope: float = 1e-3,
-        beta_max: float = 1e4,
-        exploration: Literal["prior", "uniform", "marginal"] = "prior",
-        entropy_bonus: bool = False,
-        prior_lr: float = 5e-5,
-        prior_floor: float = 1e-8,
-        exploration_mix: float = 0.0,
-        update_path: UpdatePath = "fast",
-        precision: Precision = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -119,6 +109,20 @@ class MIRL(SoftDQN):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        beta_schedule: BetaSchedule = "inverse_loss",
+        beta_init: float | None = None,
+        beta_lr: float | None = None,
+        beta_slope: float = 1e-3,
+        beta_max: float = 1e4,
+        exploration: Literal["prior", "uniform", "marginal"] = "prior",
+        entropy_bonus: bool = False,
+        prior_lr: float | None = None,
+        prior_floor: float = 1e-8,
+        exploration_mix: float = 0.0,
+        update_path: UpdatePath = "fast",
+        precision: Precision = "float32",
+        preset: Preset = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -148,6 +152,7 @@ class MIRL(SoftDQN):
             entropy_bonus=entropy_bonus,
             update_path=update_path,
             precision=precision,
+            preset=preset,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -157,7 +162,7 @@ class MIRL(SoftDQN):
             _init_setup_model=False,
         )
         self.exploration = exploration
-        self.prior_lr = prior_lr
+        self.prior_lr: float = prior_lr  # type: ignore[assignment]  # None until `_setup_model` chooses
         self.prior_floor = prior_floor
         self.exploration_mix = exploration_mix
         self.prior_callback: PriorCallback | None = None

@@ -12,14 +12,17 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_mirl.common.allocator import keep_freed_memory
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
+from sb3_mirl.common.prior_callback import action_names
 from sb3_mirl.maths import boltzmann_log_probs, linear_beta
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from sb3_mirl.soft_dqn.defaults import Preset, choose, default_budget, doubts, sees_images, shown
 from sb3_mirl.soft_dqn.networks import optimized
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 
@@ -39,18 +42,22 @@ class SoftDQN(GuardedOffPolicy, DQN):
     r + gamma / beta log sum_a' rho(a') exp(beta Q(s', a')), and the inverse temperature beta following the loss.
 
     Paper: Grau-Moya, Leibfried & Vrancx, "Soft Q-Learning with Mutual-Information Regularization", ICLR 2019
-    (its baselines SQL and SQL_m). Default hyperparameters are those of its Atari experiments (section 5.2, Table 3);
-    the loss is Huber's (footnote 4). At ``beta_schedule="constant", beta_init=inf`` the target is DQN's.
+    (its baselines SQL and SQL_m). The loss is Huber's (footnote 4). At ``beta_schedule="constant", beta_init=inf`` the
+    target is DQN's.
+
+    What depends on the policy and on the length of the run is None in the signature, and chosen when a run begins
+    (:func:`~sb3_mirl.soft_dqn.defaults.choose`): with "CnnPolicy" and the paper's budget of 5e7 steps, the values of its
+    Atari experiments (section 5.2, Table 3).
 
     With ``n_steps > 1`` rewards are summed as in SB3's DQN: the bootstrap value is soft, but the information cost
     of the n - 1 actions in between is left out.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a subclass of :class:`SoftQPolicy`
     :param env: environment with discrete actions (or its id)
-    :param learning_rate: alpha_Q, a number or a function of the remaining progress
-    :param buffer_size: capacity of the replay memory, in transitions
-    :param learning_starts: environment steps with random actions before the first update
-    :param batch_size: transitions per gradient update
+    :param learning_rate: alpha_Q, a number or a function of the remaining progress; None to choose by policy and budget
+    :param buffer_size: capacity of the replay memory, in transitions; None to choose
+    :param learning_starts: environment steps with random actions before the first update; None to choose
+    :param batch_size: transitions per gradient update; None to choose
     :param tau: weight of the online network in the target update, in [0, 1]; 1 copies it, 0 freezes the target
     :param gamma: discount factor in [0, 1]
     :param train_freq: as in SB3 (counted in calls of ``env.step``). If neither this nor ``gradient_steps`` is given,
@@ -62,15 +69,24 @@ class SoftDQN(GuardedOffPolicy, DQN):
     :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
     :param n_steps: length of the returns
     :param target_update_interval: environment steps between updates of the target network
-        (40 000 = the paper's 10 000 gradient updates)
+        (40 000 = the paper's 10 000 gradient updates); None to choose
     :param exploration_fraction: fraction of the training over which epsilon falls
-        (0.02 of the default 5e7 steps = 1e6 steps)
+        (0.02 of the paper's 5e7 steps = 1e6 steps); None to choose
     :param exploration_initial_eps: initial probability of a random action
-    :param exploration_final_eps: final probability of a random action
+    :param exploration_final_eps: final probability of a random action; None to choose
     :param max_grad_norm: bound of the gradient's norm, None for no bound
+    :param stats_window_size: episodes in the moving averages of ``rollout/``
+    :param tensorboard_log: directory of the TensorBoard logs, None for no logs
+    :param policy_kwargs: arguments of the policy
+    :param verbose: 0 for silence, 1 for information, 2 for debugging
+    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers. On the CPU a seed gives the same
+        run to the last bit with the same versions and number of threads (``OMP_NUM_THREADS``); CUDA promises it only up to
+        rounding, from which runs drift apart
+    :param device: "auto", "cpu", "cuda", ...
+    :param _init_setup_model: whether to build the networks now
     :param beta_schedule: "inverse_loss" (EMA of 1/L, line 8 of Algorithm 1), "linear" (section 4.1) or "constant"
-    :param beta_init: beta before the first update, > 0; inf with "constant" only
-    :param beta_lr: alpha_beta, rate of the moving average per gradient update ("inverse_loss")
+    :param beta_init: beta before the first update, > 0; inf with "constant" only; None to choose
+    :param beta_lr: alpha_beta, rate of the moving average per gradient update ("inverse_loss"); None to choose
     :param beta_slope: c, increase of beta per environment step ("linear")
     :param beta_max: upper bound of beta and of 1/L; the paper has none, and beta overflows where the loss reaches 0
     :param exploration: how random actions are drawn: "uniform" (SQL) or "marginal", from the frequencies of all
@@ -81,15 +97,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         together and suits memory layout and products to the device; "eager" does one after the other, as SB3 does
     :param precision: "float32", or "bfloat16" for the networks' arithmetic (weights, targets and losses stay float32); of
         use on a GPU, and on a CPU with AVX-512
-    :param stats_window_size: episodes in the moving averages of ``rollout/``
-    :param tensorboard_log: directory of the TensorBoard logs, None for no logs
-    :param policy_kwargs: arguments of the policy
-    :param verbose: 0 for silence, 1 for information, 2 for debugging
-    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers. On the CPU a seed gives the same
-        run to the last bit with the same versions and number of threads (``OMP_NUM_THREADS``); CUDA promises it only up to
-        rounding, from which runs drift apart
-    :param device: "auto", "cpu", "cuda", ...
-    :param _init_setup_model: whether to build the networks now
+    :param preset: "auto" chooses what is None by policy and budget, "paper" takes the paper's values everywhere
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -104,10 +112,10 @@ class SoftDQN(GuardedOffPolicy, DQN):
         self,
         policy: str | type[SoftQPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2e-5,
-        buffer_size: int = 1_000_000,
-        learning_starts: int = 50_000,
-        batch_size: int = 32,
+        learning_rate: float | Schedule | None = None,
+        buffer_size: int | None = None,
+        learning_starts: int | None = None,
+        batch_size: int | None = None,
         tau: float = 1.0,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] | None = None,
@@ -116,20 +124,11 @@ class SoftDQN(GuardedOffPolicy, DQN):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        target_update_interval: int = 40_000,
-        exploration_fraction: float = 0.02,
+        target_update_interval: int | None = None,
+        exploration_fraction: float | None = None,
         exploration_initial_eps: float = 1.0,
-        exploration_final_eps: float = 0.1,
+        exploration_final_eps: float | None = None,
         max_grad_norm: float | None = 10,
-        beta_schedule: BetaSchedule = "inverse_loss",
-        beta_init: float = 0.01,
-        beta_lr: float = 3e-5,
-        beta_slope: float = 1e-3,
-        beta_max: float = 1e4,
-        exploration: Literal["uniform", "marginal"] = "uniform",
-        entropy_bonus: bool = False,
-        update_path: UpdatePath = "fast",
-        precision: Precision = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -137,14 +136,32 @@ class SoftDQN(GuardedOffPolicy, DQN):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        beta_schedule: BetaSchedule = "inverse_loss",
+        beta_init: float | None = None,
+        beta_lr: float | None = None,
+        beta_slope: float = 1e-3,
+        beta_max: float = 1e4,
+        exploration: Literal["uniform", "marginal"] = "uniform",
+        entropy_bonus: bool = False,
+        update_path: UpdatePath = "fast",
+        precision: Precision = "float32",
+        preset: Preset = "auto",
     ) -> None:
-        super().__init__(
-            policy,
-            env,
+        # None until `_setup_model` chooses; SB3's constructor only stores them
+        left_open: dict[str, Any] = dict(
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             batch_size=batch_size,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_final_eps=exploration_final_eps,
+        )
+        super().__init__(
+            policy,
+            env,
+            **left_open,
             tau=tau,
             gamma=gamma,
             train_freq=4 if train_freq is None else train_freq,
@@ -153,10 +170,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
-            target_update_interval=target_update_interval,
-            exploration_fraction=exploration_fraction,
             exploration_initial_eps=exploration_initial_eps,
-            exploration_final_eps=exploration_final_eps,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -171,14 +185,17 @@ class SoftDQN(GuardedOffPolicy, DQN):
         if train_freq is None and gradient_steps is None:
             self._chosen_ratio = (self.train_freq, self.gradient_steps)
         self.beta_schedule: BetaSchedule = beta_schedule
-        self.beta_init = beta_init
-        self.beta_lr = beta_lr
+        self.beta_init: float = beta_init  # type: ignore[assignment]  # None until `_setup_model` chooses
+        self.beta_lr: float = beta_lr  # type: ignore[assignment]  # the same
         self.beta_slope = beta_slope
         self.beta_max = beta_max
         self.exploration: str = exploration
         self.entropy_bonus = entropy_bonus
         self.update_path = update_path
         self.precision = precision
+        self.preset: Preset = preset
+        self.chosen: dict[str, float] = {}  # by name, what this class has chosen for arguments that were left open
+        self.chosen_for: float | None = None  # environment steps of the run for which; None before a run begins
 
         self.mean_loss: th.Tensor | None = None  # scalar, of the last updates
         self.rollout_q_values: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
@@ -195,6 +212,11 @@ class SoftDQN(GuardedOffPolicy, DQN):
     def prior(self) -> np.ndarray:
         """(A,) action prior rho(a), summing to 1."""
         return self.policy.prior
+
+    @property
+    def prior_by_action(self) -> dict[str, float]:
+        """The action prior by name of the action; the names are the environment's where it has some."""
+        return dict(zip(action_names(self.env, len(self.prior)), self.prior.tolist(), strict=True))
 
     @property
     def beta(self) -> float:
@@ -242,6 +264,10 @@ class SoftDQN(GuardedOffPolicy, DQN):
 
     def _setup_model(self) -> None:
         self._choose_update_ratio()
+        if self.chosen_for is None:
+            self._choose_hyperparameters(self.default_budget)
+        else:
+            self.chosen = {}  # loaded: a new run keeps the values of the last one
         super()._setup_model()
         self.policy.beta.fill_(self.beta_init)
         if self.precision == "bfloat16" and self.env is not None and not computes_bfloat16(self.device):
@@ -256,6 +282,41 @@ class SoftDQN(GuardedOffPolicy, DQN):
         frequency, self.gradient_steps = update_ratio(self.n_envs)
         self.train_freq = TrainFreq(frequency, TrainFrequencyUnit.STEP)  # type: ignore[assignment]
         self._chosen_ratio = (self.train_freq, self.gradient_steps)
+
+    @property
+    def default_budget(self) -> int:
+        """Environment steps of :meth:`learn` without a number."""
+        return default_budget(self.preset, self._sees_images)
+
+    @property
+    def _sees_images(self) -> bool:
+        return sees_images(self.policy_class, self.observation_space)
+
+    def _choose_hyperparameters(self, budget: float) -> None:
+        """Choose what was left open, unless it has been changed since."""
+        values = choose(self.preset, self._sees_images, budget, self.n_envs)
+        attributes = vars(self)
+        is_open = [name for name in values if name in attributes and attributes[name] in (None, self.chosen.get(name))]
+        self.chosen = {name: values[name] for name in is_open}
+        attributes.update(self.chosen)
+
+    def _choose_for_run(self, total_timesteps: float) -> None:
+        """Choose again for a run that begins; what has been learned or stored stays."""
+        beta_init, buffer_size = self.beta_init, self.buffer_size
+        self._choose_hyperparameters(total_timesteps)
+        self.chosen_for = total_timesteps
+        self._setup_lr_schedule()
+        self.exploration_schedule = LinearSchedule(
+            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
+        )
+        if self._n_updates == 0 and self.beta == beta_init:
+            self.policy.beta.fill_(self.beta_init)
+        if self.replay_buffer is None or self.buffer_size == buffer_size:
+            return
+        if self.replay_buffer.size() == 0:
+            self.replay_buffer = None  # made anew by the parent
+        else:
+            self.buffer_size = buffer_size
 
     def _create_aliases(self) -> None:
         if not isinstance(self.policy, SoftQPolicy):
@@ -344,7 +405,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
 
     def learn(
         self: SelfSoftDQN,
-        total_timesteps: int = 50_000_000,
+        total_timesteps: int | None = None,
         callback: MaybeCallback = None,
         log_interval: int | None = 4,
         tb_log_name: str | None = None,
@@ -352,10 +413,15 @@ class SoftDQN(GuardedOffPolicy, DQN):
         progress_bar: bool = False,
     ) -> SelfSoftDQN:
         """
-        As in SB3, with the paper's budget where none is given. The first call after :func:`sb3_mirl.resume` does what is
-        left of the run: then ``total_timesteps`` counts from the beginning of the run.
+        As in SB3. The first call after :func:`sb3_mirl.resume` does what is left of the run: then ``total_timesteps``
+        counts from the beginning of the run.
 
-        :param total_timesteps: environment steps (5e7 steps = 2e8 frames of Atari)
+        Hyperparameters that were left open are chosen for ``total_timesteps`` when a run begins, and kept when it is
+        continued (``reset_num_timesteps=False``), resumed, or loaded from a file. One warning says what keeps a run from
+        learning: no update before its end, no random actions but those before learning starts, hardly any target network.
+
+        :param total_timesteps: environment steps; None for the paper's 5e7 (2e8 frames of Atari) if the policy sees images
+            or ``preset="paper"``, else for 1e5
         :param callback: callback(s) called at every step
         :param log_interval: episodes between two log entries. In long runs of short episodes these are also at least
             ``total_timesteps`` / 10 000 environment steps apart: about 10 000 entries (16 MB of TensorBoard for 18 actions)
@@ -368,6 +434,8 @@ class SoftDQN(GuardedOffPolicy, DQN):
             finite. The model is whole then, without the step in question: it can be saved, and ``learn`` again
         :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died; the model is whole
         """
+        if total_timesteps is None:
+            total_timesteps = self.default_budget
         self._overlap = self._overlaps_updates()
         if self.update_path == "fast" and self.device.type == "cpu":
             keep_freed_memory()
@@ -385,12 +453,24 @@ class SoftDQN(GuardedOffPolicy, DQN):
             # epsilon goes on from where it was: the schedule's new length must not raise it again
             self._epsilon_ceiling = self.exploration_rate
         self.rollout_q_values = None
+        begins = reset_num_timesteps or self.num_timesteps == 0
+        if begins:
+            self._choose_for_run(total_timesteps)
+            self._warn_of_doubts(total_timesteps)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         assert isinstance(self.train_freq, TrainFreq)
         if self.train_freq.unit == TrainFrequencyUnit.STEP and self.gradient_steps > 0:
             ratio = self.train_freq.frequency * self.n_envs / self.gradient_steps
             self.logger.info(f"One gradient update of {self.batch_size} transitions per {ratio:g} environment steps")
+        if begins and self.chosen:
+            self.logger.info(f"Chosen for {total_timesteps:g} steps: {shown(self.chosen)}")
         return result
+
+    def _warn_of_doubts(self, total_timesteps: float) -> None:
+        falls = self.exploration_fraction if self.exploration_final_eps < self.exploration_initial_eps else None
+        interval = self.target_update_interval if self.tau == 1 else None
+        if found := doubts(total_timesteps, self.learning_starts, falls, interval):
+            warnings.warn(f"This run of {total_timesteps:g} steps cannot learn much: {' '.join(found)}")
 
     def _store_transition(self, replay_buffer: ReplayBuffer, buffer_action: np.ndarray, *args: Any, **kwargs: Any) -> None:
         if self.exploration == "marginal":
