@@ -6,15 +6,17 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 import sb3_mirl
 from sb3_mirl import MIRL, SoftDQN, budget, hyperparameters
 from sb3_mirl.envs.minatar import MinAtarCNN
-from sb3_mirl.hyperparameters import OF_THE_RUN, algorithms, entry, resolve
+from sb3_mirl.hyperparameters import OF_THE_RUN, algorithms, config_file, entry, presets, resolve
 
 CLASSES = {"mirl": MIRL, "softdqn": SoftDQN}
+CONFIGURATIONS = [(algo, preset) for algo in algorithms() for preset in (None, *presets(algo))]
 
 
 def test_arguments_of_the_constructor() -> None:
@@ -33,7 +35,7 @@ def test_updates_per_environment_step_are_those_of_the_file(n_envs: int) -> None
     for env_id in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"):
         file, values = entry("mirl", env_id), hyperparameters("mirl", env_id, n_envs)
         ratio = file["gradient_steps"] / (file["train_freq"] * file.get("n_envs", 1))
-        assert values["gradient_steps"] / (values["train_freq"] * n_envs) == pytest.approx(ratio, rel=0.05)
+        assert values["gradient_steps"] / (values["train_freq"] * n_envs) == pytest.approx(ratio, rel=0.1)
     assert hyperparameters("mirl", "CartPole-v1", 8)["train_freq"] == 4
     # -1: as many updates as steps, whatever their number
     assert hyperparameters("mirl", "LunarLander-v3", 8)["gradient_steps"] == -1
@@ -47,6 +49,12 @@ def test_every_entry_can_be_used(algo: str) -> None:
         assert not OF_THE_RUN & set(values)
         CLASSES[algo](env=env, **values)
     assert hyperparameters(algo, "MinAtar/Asterix-v1")["policy_kwargs"]["features_extractor_class"] is MinAtarCNN
+
+
+@pytest.mark.parametrize(("algo", "preset"), CONFIGURATIONS)
+def test_every_entry_can_be_read(algo: str, preset: str | None) -> None:
+    for env_id in yaml.safe_load(config_file(algo, preset).read_text()):
+        assert "policy" in hyperparameters(algo, env_id, preset=preset) and budget(algo, env_id, preset) >= 1e4
 
 
 def test_atari_and_presets() -> None:

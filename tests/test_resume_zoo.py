@@ -89,20 +89,7 @@ def test_an_older_agent_takes_the_memory_of_its_run(call: Any, capsys: pytest.Ca
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
 def test_runs_of_the_zoos_own_algorithms_are_resumable(algo: str, call: Any) -> None:  # noqa: F811
-    task = [
-        "train",
-        "--algo",
-        algo,
-        "--env",
-        "CartPole-v1",
-        "--eval-freq",
-        "-1",
-        "--save-freq",
-        "64",
-        "--seed",
-        "1",
-        "-params",
-    ]
+    task = ["train", "--algo", algo, "--env", "CartPole-v1", "--eval-freq", "-1", "--save-freq", "64", "--seed", "1"]
     small = {"dqn": ["n_envs:1", "learning_starts:40", "train_freq:8"], "ppo": ["n_envs:1", "n_steps:32", "batch_size:32"]}
     command = [*task, "-params", "learning_rate:1e-3", *small[algo], "policy_kwargs:dict(net_arch=[8])"]
     run = f"logs/{algo}/CartPole-v1_{{}}"
@@ -119,8 +106,9 @@ def test_runs_of_the_zoos_own_algorithms_are_resumable(algo: str, call: Any) -> 
 def test_a_resumed_run_is_one_curve(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     pytest.importorskip("rl_zoo3.plots", reason="pip install '.[plots]'")
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    call(*TASK, "48", *PARAMS, "-n", "96", "--save-freq", "48")
-    call(*TASK, "48", *PARAMS, "-n", "192", "--save-freq", "48", "-i", RUN.format(1))
+    command = [*TASK, "48", *PARAMS, "--save-freq", "48", "--eval-episodes", "2"]
+    call(*command, "-n", "96")
+    call(*command, "-n", "192", "-i", RUN.format(1))
     call("all_plots", "-a", "mirl", "-e", "CartPole-v1", "-f", "logs", "-o", "scores")
     curve = pickle.loads(Path("scores.pkl").read_bytes())["CartPole-v1"]["MIRL-logs"]
     assert curve["timesteps"].tolist() == [48, 96, 144, 192] and curve["mean_per_eval"].shape == (4, 1)

@@ -5,6 +5,8 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from sb3_mirl.common.extras import extra
 
 with extra("plots"):
@@ -45,6 +47,10 @@ def _explain(command: str, error: Exception) -> None:
     """
     :raises SystemExit: where the zoo's error says nothing to its user
     """
+    if command == "all_plots" and isinstance(error, np.exceptions.AxisError):
+        raise SystemExit(
+            "sb3_mirl all_plots: a single run needs at least two episodes in each evaluation: train with --eval-episodes."
+        ) from error
     if command != "plot_from_file":
         return
     if isinstance(error, ValueError) and "empty" in str(error):
