@@ -215,7 +215,9 @@ def test_the_solvers_mutual_information_is_the_definition(seed, n_actions):
     times = rng.integers(0, 5, size=8)
     times[1] += 1
     repeated = th.tensor(policy.repeat(times, axis=0)).log()
-    assert mutual_information(policy, times / times.sum()) == pytest.approx(maths.mutual_information(repeated).item(), abs=1e-12)
+    assert mutual_information(policy, times / times.sum()) == pytest.approx(
+        maths.mutual_information(repeated).item(), abs=1e-12
+    )
 
 
 @settings(max_examples=100, deadline=None)
