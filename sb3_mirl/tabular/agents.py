@@ -224,7 +224,7 @@ class TabularAgent:
     def save(self, path: File) -> None:
         """Write SB3's kind of zip file: all but the environment and the records. It replaces an older one when whole."""
         data = {
-            "saved_by": _class_names(type(self)),
+            "class_names": _class_names(type(self)),
             "rule": tuple(self.rule),
             "eval_epsilon": self.eval_epsilon,
             "tables": tuple(self.tables),
@@ -350,7 +350,7 @@ def _check_saved_by(path: File, data: dict[str, Any], cls: type[TabularAgent]) -
     :raises ValueError: if they differ; of a user's subclass and its base class only a warning is given
     """
     names = _class_names(cls)
-    saved_by = data.get("saved_by", names)  # release 0.1.0 did not say
+    saved_by = data.get("class_names", names)  # release 0.1.0 did not say
     if saved_by[-1] != names[-1]:
         raise ValueError(f"{path} was saved by {saved_by[0]}; load it by {saved_by[0]}.load")
     if not data.keys() >= _SAVED:
