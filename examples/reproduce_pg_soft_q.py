@@ -230,13 +230,14 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def speed(seconds: float, rounds: int) -> pd.DataFrame:
+def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
     """Environment steps per CPU second of training, SoftPQN and SoftDQN(beta = inf) in turns."""
     import torch as th
 
     th.set_num_threads(1)
     rows = []
-    for name, policy, environments in (("MinAtar", "MlpPolicy", minatar_games), ("NatureCNN", "CnnPolicy", atari_games)):
+    for name in networks:
+        policy, environments = NETWORKS[name]
         network = {"policy_kwargs": NETWORK} if policy == "MlpPolicy" else {}
         hard = {"beta_schedule": "constant", "beta_init": math.inf, "learning_starts": 200, "buffer_size": 10_000}
         models: dict[str, Any] = {
@@ -269,6 +270,9 @@ def atari_games(n_envs: int) -> Any:
     return AtariVecEnv("Breakout", n_envs, 0, num_threads=1)
 
 
+NETWORKS = {"MinAtar": ("MlpPolicy", minatar_games), "NatureCNN": ("CnnPolicy", atari_games)}
+
+
 def steps(text: str) -> int:
     """1e6 as well as 1000000."""
     return int(float(text))
@@ -283,12 +287,13 @@ def main() -> None:
     parser.add_argument("--timesteps", type=steps, default=1_000_000, help="environment steps of a run (default: 1e6)")
     parser.add_argument("--seconds", type=float, default=20, help="CPU seconds of a measurement of speed (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="of measurements of speed (default: 3)")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="of `speed`")
     parser.add_argument("--plots-only", action="store_true", help="run nothing, draw what there is in --out")
     parser.add_argument("--out", type=Path, default=Path("results/pg_soft_q"))
     args = parser.parse_args()
     if args.part == "speed":
         args.out.mkdir(parents=True, exist_ok=True)
-        table = speed(args.seconds, args.rounds)
+        table = speed(args.networks, args.seconds, args.rounds)
         table.to_csv(args.out / "speed.csv")
         print(table.round(2).T.to_string())
         return
