@@ -201,7 +201,10 @@ class TestDoubts:
     @pytest.mark.parametrize(
         ("kwargs", "message"),
         [
-            (dict(learning_starts=400), r"400 steps cannot learn much: There is no update, because learning starts after 400 "),
+            (
+                dict(learning_starts=400),
+                r"400 steps cannot learn much: There is no update, because learning starts after 400 ",
+            ),
             (dict(learning_starts=100, exploration_fraction=0.25), r"Epsilon is at its end after 100 steps, .* starts at 100"),
             (dict(target_update_interval=39), r"The target network is copied 9 times after learning has started, every 39 "),
             (dict(preset="paper"), r"There is no update, because learning starts after 50000 steps"),

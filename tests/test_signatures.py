@@ -103,7 +103,9 @@ def test_type_checkers_know_the_arguments(tmp_path: Path) -> None:
     found = {int(line.split(":")[0]): line for line in lines if "error" in line or "Revealed" in line}
     first = SCRIPT.splitlines().index('MIRL("MlpPolicy", "CartPole-v1", learning_rte=1e-3)') + 1
     assert 'Unexpected keyword argument "learning_rte" for "MIRL"' in found[first], done.stdout + done.stderr
-    for line, argument in zip(range(first + 1, first + 5), ("exploration", "beta_schedule", "buffer_size", "preset"), strict=True):
+    for line, argument in zip(
+        range(first + 1, first + 5), ("exploration", "beta_schedule", "buffer_size", "preset"), strict=True
+    ):
         assert f'Argument "{argument}" to' in found[line] and "incompatible type" in found[line]
     types = [line.split('"')[1].replace("builtins.", "") for number, line in found.items() if number > first + 4]
     assert types == ["sb3_mirl.mirl.mirl.MIRL", "sb3_mirl.mirl.mirl.MIRL", "dict[str, float]", "float"]

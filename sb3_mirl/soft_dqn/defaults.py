@@ -111,7 +111,9 @@ def shown(chosen: Mapping[str, float]) -> str:
 
     :param chosen: value by name
     """
-    return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())
+    return ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items()
+    )
 
 
 FEWEST_COPIES = 10
