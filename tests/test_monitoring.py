@@ -124,5 +124,5 @@ def test_actions_without_names_are_numbered_also_in_other_processes(small: dict[
 
 
 def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any) -> None:
-    SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), verbose=1, **small).learn(16)
+    SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), batch_size=32, verbose=1, **small).learn(16)
     assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out

@@ -174,7 +174,7 @@ def test_prior_is_folded_once_per_environment_step(
 
 
 def test_nothing_is_learned_before_learning_starts(small: dict[str, Any]) -> None:
-    model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.5, **{**small, "learning_starts": 100})
+    model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.5, beta_init=0.01, **{**small, "learning_starts": 100})
     before = weights(model)
     model.learn(100)
     np.testing.assert_allclose(model.prior, np.full(3, 1 / 3), atol=1e-12)
