@@ -1,38 +1,37 @@
 """What the experiments' command lines share: choice of the runs, settings, and starting them."""
 
 import argparse
-from collections.abc import Sequence
+import signal
 from pathlib import Path
 
-from sb3_mirl.atari.evaluation import EXPLORATIONS, N_EPISODES
+from sb3_mirl.evaluation import EXPLORATION_CHOICES, N_EPISODES
 from sb3_mirl.experiments.agents import AGENTS
-from sb3_mirl.experiments.cell import Cell, Settings, Suite
+from sb3_mirl.experiments.results import collect
 from sb3_mirl.experiments.runner import run_all
+from sb3_mirl.experiments.settings import Run, Settings, Suite
+
+DEFAULT_AGENTS = ("dqn", "sql", "sql_m", "mirl")
 
 
-def experiment_parser(
-    description: str | None,
-    games: Sequence[str],
-    agents: Sequence[str],
-    timesteps: int,
-    snapshot_every: int,
-    presets: Sequence[str],
-    out: str,
-) -> argparse.ArgumentParser:
+def experiment_parser(description: str | None, suite: Suite, timesteps: int, snapshot_every: int) -> argparse.ArgumentParser:
     """
-    :param games: all games, by default all of them are run
-    :param agents: run by default, out of all of ``AGENTS``
-    :param presets: names of hyperparameter settings, the default first
+    Make the parser of an experiment's command line.
+
+    :param description: what the program does
+    :param suite: its games and presets
+    :param timesteps: default of environment steps in a run
+    :param snapshot_every: default of environment steps between two snapshots
     """
+    games, presets, out = suite.games, suite.presets, f"results/{suite.name}"
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--games", nargs="+", default=list(games), metavar="GAME", help=", ".join(games))
-    add("--algos", nargs="+", default=list(agents), choices=list(AGENTS), metavar="ALGO", help=", ".join(AGENTS))
+    add("--algos", nargs="+", default=list(DEFAULT_AGENTS), choices=list(AGENTS), metavar="ALGO", help=", ".join(AGENTS))
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     add("--timesteps", type=_steps, default=timesteps, help=f"environment steps of a run (default: {timesteps:g})")
     add("--snapshot-every", type=_steps, default=snapshot_every, help=f"environment steps (default: {snapshot_every:g})")
     add("--eval-episodes", type=int, default=N_EPISODES, help=f"episodes per snapshot (default: {N_EPISODES})")
-    add("--eval-exploration", nargs="+", default=["prior"], choices=EXPLORATIONS, metavar="HOW", help=(
+    add("--eval-exploration", nargs="+", default=["prior"], choices=EXPLORATION_CHOICES, metavar="HOW", help=(
         "how evaluation's random actions are drawn: prior (as in training, the paper's way), uniform, none (epsilon 0); "
         "several evaluate each snapshot several times, and the first one is drawn"
     ))  # fmt: skip
@@ -49,15 +48,35 @@ def experiment_parser(
     return parser
 
 
-def run(args: argparse.Namespace, suite: Suite) -> list[Cell]:
+def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     """
-    Runs all cells, the first seed of all games and agents first: a cut-off experiment still compares all of them.
+    Do what is left of an experiment, unless ``--plots-only`` is given, and write its CSVs.
+
+    The first seed of all games and agents comes first: a cut-off experiment still compares all of them.
 
     :param args: of :func:`experiment_parser`
-    :return: the cells that failed
-    :raises SystemExit: at Ctrl-C
+    :return: the runs that failed
+    :raises SystemExit: at Ctrl-C or SIGTERM, where :func:`run_all` refuses the settings, and where there are no results
     """
-    settings = Settings(
+    runs = [Run(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
+    failed: list[Run] = []
+    try:
+        if not args.plots_only:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            failed = run_all(runs, suite, _settings(args), args.out, args.jobs, args.device)
+        if not args.plots_only or (args.out / "cells").exists():
+            collect(args.out)
+        elif not (args.out / "snapshots.csv").exists():
+            raise FileNotFoundError(f"There are no results in {args.out}: run the experiment first, without --plots-only.")
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted: the same command goes on from here.") from None
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    return failed
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
         timesteps=args.timesteps,
         snapshot_every=args.snapshot_every,
         preset=args.preset,
@@ -67,11 +86,6 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Cell]:
         overrides=dict(args.set),
         checkpoints=not args.no_checkpoints,
     )
-    cells = [Cell(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
-    try:
-        return run_all(cells, suite, settings, args.out, args.jobs, args.device)
-    except KeyboardInterrupt:
-        raise SystemExit("Interrupted: the same command goes on from here.") from None
 
 
 def _override(text: str) -> tuple[str, float]:
@@ -85,7 +99,7 @@ def _override(text: str) -> tuple[str, float]:
 
 
 def _steps(text: str) -> int:
-    """1e6 as well as 1000000."""
+    """Read 1e6 as well as 1000000."""
     number = float(text)
     if number < 1 or number != int(number):
         raise argparse.ArgumentTypeError(f"a positive whole number of steps is needed, got {text}")
