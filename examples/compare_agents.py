@@ -18,12 +18,16 @@ Markdown:
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control, ttest_ind
 
 from sb3_mirl.experiments.results import last_scores, markdown
-from sb3_mirl.experiments.statistics import REPS, Estimate, compare, mean, probability_of_improvement
+from sb3_mirl.experiments.statistics import REPS, Estimate, difference, mean, probability_of_improvement
 from sb3_mirl.plots import LABELS
 
 LEVEL = 0.05
@@ -54,6 +58,44 @@ def main() -> None:
     print(means(scores, args.agents, args.reps))
     print(differences(scores, args.agents, args.reps))
     print(improvements(scores, args.agents, args.reps))
+
+
+def compare(scores: pd.DataFrame, agents: Sequence[str], reps: int = REPS) -> pd.DataFrame:
+    """
+    Test each pair of agents in each game, by Welch's t-test, and correct for the number of tests.
+
+    :param scores: game, agent, seed, score; one line per run
+    :param agents: names, in the order of the table; a pair needs two seeds of each in a game
+    :return: game, agent, other, difference (other's mean less agent's), p, p_holm (family-wise error rate), p_bh (false
+        discovery rate, Benjamini & Hochberg 1995); p is NaN where no score differs from its mean
+    """
+    rows = []
+    for game, runs in scores.groupby("game"):
+        samples = {agent: runs.loc[runs["agent"] == agent, "score"].to_numpy() for agent in agents}
+        for agent, other in itertools.combinations((a for a in agents if len(samples[a]) > 1), 2):
+            x, y = samples[other], samples[agent]
+            p = ttest_ind(x, y, equal_var=False).pvalue if np.ptp(x) + np.ptp(y) > 0 else np.nan
+            rows.append((game, agent, other, difference(x, y, reps), p))
+    table = pd.DataFrame(rows, columns=["game", "agent", "other", "difference", "p"])
+    tested = table["p"].dropna()
+    return table.assign(
+        p_holm=pd.Series(holm(tested), tested.index), p_bh=pd.Series(false_discovery_control(tested), tested.index)
+    )
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """
+    Correct p-values for their number, keeping the probability of any false discovery (Holm 1979).
+
+    :param p: (n,)
+    :return: (n,), in the same order
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values)
+    steps = np.maximum.accumulate(np.arange(len(values), 0, -1) * values[order])
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(steps, 1)
+    return corrected
 
 
 def means(scores: pd.DataFrame, agents: list[str], reps: int) -> str:

@@ -25,12 +25,12 @@ import sys
 
 import numpy as np
 import pandas as pd
+from _command_line import experiment_parser, run
 from numpy.typing import NDArray
 
 from sb3_mirl.atari import normalized_score
 from sb3_mirl.atari.scores import HUMANS, PAPER_AGENTS, PAPER_TABLE_1, game_name
 from sb3_mirl.experiments import ATARI
-from sb3_mirl.experiments.command_line import experiment_parser, run
 from sb3_mirl.experiments.results import Normalise, best_snapshots, markdown
 from sb3_mirl.plots import LABELS
 

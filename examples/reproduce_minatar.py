@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _command_line import experiment_parser, run
 from numpy.typing import NDArray
 
 from sb3_mirl.evaluation import evaluate
 from sb3_mirl.experiments import MINATAR, statistics
 from sb3_mirl.experiments.agents import make_agent
-from sb3_mirl.experiments.command_line import experiment_parser, run
 from sb3_mirl.experiments.results import Normalise, last_scores, markdown
 from sb3_mirl.experiments.snapshots import write_csv
 from sb3_mirl.plots import LABELS

@@ -1,14 +1,18 @@
 """What becomes of an experiment's results: statistics with known answers, comparisons of agents, pictures."""
 
+import colorsys
 import re
 import runpy
 import sys
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from scipy.stats import t as student_t
 from scipy.stats import trim_mean
@@ -39,7 +43,7 @@ def test_aggregates_and_their_intervals() -> None:
     np.testing.assert_allclose(median["dqn"].point, np.median(scores["dqn"].mean(axis=0), axis=0))
     last = {agent: x[..., -1] for agent, x in scores.items()}
     better = statistics.probability_of_improvement(last, [("mirl", "dqn"), ("dqn", "dqn")], reps=50)
-    assert better["mirl,dqn"].point[0] == 1 and better["dqn,dqn"].point[0] == 0.5
+    assert better["mirl,dqn"].point == 1 and better["dqn,dqn"].point == 0.5
     profile = statistics.performance_profile(last, [-100, 5, 100], reps=50)
     np.testing.assert_array_equal(profile["mirl"].point, [1, 1, 0])
     np.testing.assert_array_equal(profile["dqn"].point, [1, 0, 0])
@@ -65,7 +69,8 @@ def test_pairs_are_tested_by_welch_and_corrected_for_their_number() -> None:
     draws = {(game, agent): rng.normal(i, 1 + i, size=4 + i) for game in "ab" for i, agent in enumerate(("x", "y", "z"))}
     draws |= {("c", "x"): np.ones(3), ("c", "y"): np.ones(3), ("c", "z"): np.ones(1)}
     rows = [(game, agent, seed, score) for (game, agent), values in draws.items() for seed, score in enumerate(values)]
-    table = statistics.compare(pd.DataFrame(rows, columns=["game", "agent", "seed", "score"]), ["x", "y", "z"])
+    compare = runpy.run_path(str(EXAMPLES / "compare_agents.py"))["compare"]
+    table = compare(pd.DataFrame(rows, columns=["game", "agent", "seed", "score"]), ["x", "y", "z"])
     pairs = list(zip(table["game"], table["agent"], table["other"], strict=True))
     assert pairs == [(g, *pair) for g in "ab" for pair in (("x", "y"), ("x", "z"), ("y", "z"))] + [("c", "x", "y")]
     for row in table.head(6).itertuples():
@@ -150,3 +155,57 @@ def test_names_at_the_ends_of_curves_do_not_overlap() -> None:
     assert [ax.get_yscale() for ax in (beta, beta_max_q, information)] == ["log", "symlog", "linear"]
     with pytest.raises(ValueError, match="nothing is recorded before learning_starts"):
         plots.plot_prior_history({**history, "timesteps": np.zeros(0)})
+
+
+def drawn_from(monkeypatch: pytest.MonkeyPatch, snapshots: pd.DataFrame, priors: pd.DataFrame) -> Any:
+    """The examples' module of figures, with the CSVs of an experiment."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import _figures
+
+    games = list(snapshots["game"].unique())
+    return _figures, _figures.Results(snapshots, None, priors, games, "prior", lambda _, x: x, "unit", 1.0)
+
+
+def a_prior(game: str, agent: str, actions: Sequence[str]) -> pd.DataFrame:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(len(actions)), size=2)
+    rows = [(game, agent, 0, 100 * t, name, p) for t in (0, 1) for name, p in zip(actions, probabilities[t], strict=True)]
+    return pd.DataFrame(rows, columns=["game", "agent", "seed", "timesteps", "action", "probability"])
+
+
+def some_snapshots(game: str, agents: Sequence[str]) -> pd.DataFrame:
+    rows = [(game, agent, seed, t, "prior", seed + t, t) for agent in agents for seed in (0, 1) for t in (50, 100)]
+    return pd.DataFrame(rows, columns=["game", "agent", "seed", "timesteps", "exploration", "score", "training_score"])
+
+
+def test_every_coloured_curve_of_a_prior_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["NOOP", "LEFT", "UP", "RIGHT", "DOWN", "FIRE"]
+    figures, six = drawn_from(monkeypatch, some_snapshots("g", ["mirl"]), a_prior("g", "mirl", names))
+    ax = figures.priors(six).axes[0]
+    assert {text.get_text() for text in ax.texts} == set(names)
+    colours = {line.get_color() for line in ax.lines[1:]}
+    assert colours == {text.get_color() for text in ax.texts} == set(plots.ACTION_COLOURS)
+    many = [f"A{i}" for i in range(18)]
+    figures, eighteen = drawn_from(monkeypatch, some_snapshots("g", ["mirl"]), a_prior("g", "mirl", many))
+    ax = figures.priors(eighteen).axes[0]
+    assert {line.get_color() for line in ax.lines[1:]} - {text.get_color() for text in ax.texts} == {"#8a8a85"}, "grey"
+
+
+def test_the_rare_actions_figure_has_labels_and_its_legend_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = ["dqn", "mirl", "mirl_mix"]
+    priors = pd.concat([a_prior("g", agent, ["LEFT", "RIGHT", "PUSH"]) for agent in agents[1:]])
+    figures, csvs = drawn_from(monkeypatch, some_snapshots("g", agents), priors)
+    figure = figures.rare_action(csvs, "g", "PUSH")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["return of the last 100 episodes", "ρ(PUSH)"]
+    assert all(ax.get_legend() is None for ax in figure.axes), "it would lie on the curves"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [plots.LABELS[agent] for agent in agents]
+    for agent, line in zip(agents, legend.get_lines(), strict=True):
+        hue = colorsys.rgb_to_hsv(*to_rgb(line.get_color()))[0] * 360
+        assert (15 < hue < 45) is agent.startswith("mirl"), "MIRL and its variants are orange, nothing else is"
+
+
+def test_curves_of_games_go_as_far_as_all_seeds_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = some_snapshots("g", ["sql"]).iloc[:-1]
+    figures, csvs = drawn_from(monkeypatch, snapshots, a_prior("g", "mirl", ["A"]))
+    (line,) = figures.game_curves(csvs, ["sql"]).axes[0].lines
+    assert line.get_xdata().tolist() == [50] and line.get_ydata().tolist() == [50.5]

@@ -74,7 +74,8 @@ def check_hyperparameters(names: Iterable[str]) -> None:
 
 def _arguments(agent_class: type[DQN]) -> set[str]:
     bases = [base for base in agent_class.__mro__ if issubclass(base, DQN)]
-    return set[str]().union(*(inspect.signature(base).parameters for base in bases)) - {"args", "kwargs", "policy", "env"}
+    names = set[str]().union(*(inspect.signature(base).parameters for base in bases))
+    return {name for name in names if not name.startswith("_")} - {"args", "kwargs", "policy", "env"}
 
 
 def _our_defaults(env: VecEnv) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sb3_mirl.experiments.settings import Run
 
 HISTORY_POINTS = 200
 LABELS = ["game", "agent", "seed"]
+SERIES = ["beta", "beta_max_q", "mutual_information"]
 Normalise = Callable[[str, NDArray[np.float64]], NDArray[np.float64]]
 """(game, raw scores) -> per cent"""
 
@@ -29,26 +30,19 @@ def collect(out: Path) -> None:
     :raises FileNotFoundError: if there is no evaluation yet
     :raises ValueError: if a file is damaged
     """
-    folders = sorted(out.glob("cells/*/*/seed_*"))
-    episodes = [
-        _labelled(_episodes(path), path.parents[1])
-        for folder in folders
-        for path in sorted(folder.glob(f"*/{files.EVALUATIONS}"))
-    ]
-    if not episodes:
+    episodes = _together(out, f"*/{files.EVALUATIONS}", _episodes)
+    if episodes.empty:
         raise FileNotFoundError(f"There are no results in {out}: run the experiment to its first snapshot.")
-    table = pd.concat(episodes, ignore_index=True)
-    files.write_csv(table, out / "episodes.csv")
-    details = pd.concat(
-        [_labelled(files.read_table(f / files.SNAPSHOTS), f) for f in folders if (f / files.SNAPSHOTS).exists()]
-    )
+    files.write_csv(episodes, out / "episodes.csv")
     keys = [*LABELS, "timesteps"]
-    means = table.groupby([*keys, "exploration"], as_index=False)["score"].mean()
+    means = episodes.groupby([*keys, "exploration"], as_index=False)["score"].mean()
+    details = _together(out, files.SNAPSHOTS, files.read_table)
     files.write_csv(means.merge(details, how="left", on=keys), out / "snapshots.csv", "%.6g")
-    histories = {f: _thinned(files.read_history(f / files.HISTORY)) for f in folders if (f / files.HISTORY).exists()}
-    if histories:
-        files.write_csv(pd.concat([_labelled(_series(h), f) for f, h in histories.items()]), out / "history.csv", "%.6g")
-        files.write_csv(pd.concat([_labelled(_priors(h), f) for f, h in histories.items()]), out / "priors.csv", "%.5g")
+    history = _together(out, files.HISTORY, _history)
+    if not history.empty:
+        files.write_csv(history[[*keys, *SERIES]], out / "history.csv", "%.6g")
+        priors = history.drop(columns=SERIES).melt(keys, var_name="action", value_name="probability").dropna()
+        files.write_csv(priors, out / "priors.csv", "%.5g")
 
 
 def score_arrays(
@@ -66,15 +60,12 @@ def score_arrays(
     """
     chosen = snapshots[(snapshots["exploration"] == exploration) & snapshots["game"].isin(games)]
     timesteps = np.sort(chosen["timesteps"].unique())
+    wide = chosen.pivot(index=["agent", "seed"], columns=["game", "timesteps"], values="score")
+    complete = wide.reindex(columns=pd.MultiIndex.from_product([games, timesteps])).dropna()
     arrays = {}
-    for agent in agents:
-        wide = chosen[chosen["agent"] == agent].pivot(index=["seed", "game"], columns="timesteps", values="score")
-        wide = wide.reindex(columns=timesteps).dropna()
-        present = wide.groupby(level="seed").size()
-        seeds = present.index[present == len(games)]
-        if len(seeds):
-            raw = np.stack([[wide.loc[(seed, game)].to_numpy() for game in games] for seed in seeds])
-            arrays[agent] = np.stack([normalise(game, raw[:, i]) for i, game in enumerate(games)], axis=1)
+    for agent in [agent for agent in agents if agent in complete.index]:
+        raw = complete.loc[agent].to_numpy().reshape(-1, len(games), len(timesteps))
+        arrays[agent] = np.stack([normalise(game, raw[:, i]) for i, game in enumerate(games)], axis=1)
     return timesteps, arrays
 
 
@@ -112,8 +103,13 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("$", "") + "\n"
 
 
-def _labelled(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    return table.assign(**Run.of(folder)._asdict())[[*LABELS, *table.columns]]
+def _together(out: Path, pattern: str, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """Read the files of all runs, with game, agent and seed in front."""
+    paths = sorted(out.glob(f"cells/*/*/seed_*/{pattern}"))
+    if not paths:
+        return pd.DataFrame()
+    runs = [Run.of(Path(*path.relative_to(out).parts[:4])) for path in paths]
+    return pd.concat(map(read, paths), keys=runs, names=LABELS).reset_index(LABELS).reset_index(drop=True)
 
 
 def _episodes(path: Path) -> pd.DataFrame:
@@ -130,16 +126,10 @@ def _episodes(path: Path) -> pd.DataFrame:
     )
 
 
-def _thinned(history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    n_points = len(history["timesteps"])
+def _history(path: Path) -> pd.DataFrame:
+    """At most :data:`HISTORY_POINTS` points of a prior's history, with a column for each action."""
+    data = files.read_history(path)
+    n_points = len(data["timesteps"])
     kept = np.unique(np.linspace(0, n_points - 1, min(n_points, HISTORY_POINTS)).astype(int))
-    return {name: values if name == "actions" else values[kept] for name, values in history.items()}
-
-
-def _series(history: dict[str, np.ndarray]) -> pd.DataFrame:
-    return pd.DataFrame({name: history[name] for name in ("timesteps", "beta", "beta_max_q", "mutual_information")})
-
-
-def _priors(history: dict[str, np.ndarray]) -> pd.DataFrame:
-    wide = pd.DataFrame(history["prior"], columns=history["actions"].astype(str)).assign(timesteps=history["timesteps"])
-    return wide.melt("timesteps", var_name="action", value_name="probability")
+    columns = {name: data[name] for name in ("timesteps", *SERIES)} | dict(zip(data["actions"], data["prior"].T, strict=True))
+    return pd.DataFrame({name: values[kept] for name, values in columns.items()})

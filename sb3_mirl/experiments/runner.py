@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,11 +17,11 @@ from tqdm import tqdm
 from sb3_mirl.common.files import FolderInUse, write_whole
 from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.experiments.settings import Run, Settings, Suite
+from sb3_mirl.experiments.snapshots import Report
 from sb3_mirl.experiments.training import is_done, train
 
-POLL_SECONDS = 0.5
 Workers = dict[Connection, tuple[Run, BaseProcess]]
-"""By the parent's end of a pipe, through which a run tells of environment steps done, or of its error."""
+"""By the parent's end of the pipe through which a run reports environment steps."""
 
 
 def run_all(
@@ -46,57 +46,51 @@ def run_all(
     waiting = [run for run in runs if not is_done(run, settings, out)]
     failed: list[Run] = []
     workers: Workers = {}
-    threads = max(1, usable_cpus() // jobs)
-    with _progress_bar(len(runs) * settings.timesteps) as bar:
-        bar.update((len(runs) - len(waiting)) * settings.timesteps)
+    task = (max(1, usable_cpus() // jobs), suite, settings, out, device)
+    # a log file gets a line now and then, not one for every update
+    every = 0.5 if sys.stderr.isatty() else 60.0
+    total = len(runs) * settings.timesteps
+    with tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every) as bar:
+        bar.update(total - len(waiting) * settings.timesteps)
         try:
             while waiting or workers:
                 while waiting and len(workers) < jobs:
-                    _start(workers, waiting.pop(0), suite, settings, out, device, threads)
+                    _start(workers, waiting.pop(0), *task)
+                failed += _follow(workers, bar)
                 done = len(runs) - len(waiting) - len(workers) - len(failed)
                 bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
-                failed += _follow(workers, bar)
         finally:
-            _end(workers, bar)
-        bar.set_description(f"{len(runs) - len(failed)}/{len(runs)} runs done")
+            _end([process for _, process in workers.values()])
     return failed
 
 
-def _start(workers: Workers, run: Run, suite: Suite, settings: Settings, out: Path, device: str, threads: int) -> None:
+def _start(workers: Workers, run: Run, *task: Any) -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, threads, run, suite, settings, out, device))
+    process = context.Process(target=_work, args=(theirs.send, run, *task))
     process.start()
-    theirs.close()  # the process now holds the only one, and it breaks when the process ends, however it ends
+    theirs.close()  # the process holds the only one now, and the pipe breaks when it ends, however it ends
     workers[ours] = run, process
 
 
 def _follow(workers: Workers, bar: Any) -> list[Run]:
-    """Show what the runs have to tell, and return those that have failed."""
+    """Show the steps that are reported, and return the runs that have failed."""
     failed = []
-    for connection in cast(list[Connection], wait(list(workers), POLL_SECONDS)):
+    for connection in cast(list[Connection], wait(list(workers), timeout=0.5)):
         try:
-            message = connection.recv()
+            bar.update(connection.recv())
         except (EOFError, OSError):
             run, process = workers.pop(connection)
             process.join()
             if process.exitcode:
                 failed.append(run)
                 bar.write(f"{run} failed: exit code {process.exitcode}")
-            continue
-        if isinstance(message, int):
-            bar.update(message)
-        else:
-            bar.write(message)
     bar.update(0)
     return failed
 
 
-def _end(workers: Workers, bar: Any) -> None:
-    """End the runs under way with their checkpoints saved, and at a second Ctrl-C without."""
-    processes = [process for _, process in workers.values()]
-    if processes:
-        bar.write("The runs under way save their checkpoints and end (Ctrl-C again: they end at once).")
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End runs with their checkpoints saved, and at a second Ctrl-C without."""
     try:
         for process in processes:
             process.terminate()
@@ -107,36 +101,28 @@ def _end(workers: Workers, bar: Any) -> None:
             process.kill()
 
 
-def _progress_bar(total: int) -> Any:
-    # a log file gets a line now and then, not one for every update
-    interval = 0.5 if sys.stderr.isatty() else 60.0
-    return tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=interval, maxinterval=interval)
-
-
-def _work(parent: Connection, threads: int, *task: Any) -> None:
+def _work(report: Report, run: Run, threads: int, *task: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(os, "setsid"):
-        os.setsid()  # a terminal sends its Ctrl-C to the parent alone, which ends its runs by one signal each
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a terminal sends its Ctrl-C to the parent alone, which ends its runs by one signal each
     # OMP_NUM_THREADS may ask for fewer: on busy cores threads mostly wait for each other
     th.set_num_threads(min(th.get_num_threads(), threads))
-    sys.exit(_try(parent.send, *task))
-
-
-def _try(tell: Callable[[int | str], None], run: Run, suite: Suite, settings: Settings, out: Path, device: str) -> bool:
-    """Train, and return whether that failed."""
     try:
-        train(run, suite, settings, out, device, tell)
-    except FolderInUse:
-        tell(f"{out / run.folder} is being run by another process, and left to it.")
-        tell(settings.timesteps)
+        _run(report, run, *task)
     except KeyboardInterrupt:
-        return True
+        sys.exit(1)
+
+
+def _run(report: Report, run: Run, suite: Suite, settings: Settings, out: Path, device: str) -> None:
+    try:
+        train(run, suite, settings, out, device, report)
+    except FolderInUse:
+        print(f"{out / run.folder} is being run by another process, and left to it.", flush=True)
+        report(settings.timesteps)
     except Exception:
         error = traceback.format_exc()
         write_whole(out / run.folder / "error.txt", "txt", lambda part: part.write_text(error))
-        tell(f"{run}:\n{error}")
-        return True
-    return False
+        raise
 
 
 def _end_with_parent() -> None:

@@ -42,7 +42,9 @@ class SnapshotCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self._begun, self._reported = time.monotonic(), self.num_timesteps
         self.report(self.num_timesteps)
-        self._rows = _read_rows(self.folder / SNAPSHOTS, self.num_timesteps)
+        path = self.folder / SNAPSHOTS
+        before = read_table(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+        self._rows: list[dict[Any, Any]] = before[before["timesteps"] <= self.num_timesteps].to_dict("records")
         self._seconds_before = self._rows[-1]["seconds"] if self._rows else 0.0
 
     def _on_step(self) -> bool:
@@ -143,10 +145,3 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} holds no history of a prior: it must have one name per action. Remove it.")
     # () stands for no point yet, before learning_starts
     return {**data, "prior": data["prior"].reshape(len(data["prior"]), len(data["actions"]))}
-
-
-def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = read_table(path)
-    return cast(list[dict[str, Any]], rows[rows["timesteps"] <= last].to_dict("records"))

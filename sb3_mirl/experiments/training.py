@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -29,21 +28,15 @@ def is_done(run: Run, settings: Settings, out: Path) -> bool:
     folder = out / run.folder
     if not (folder / SETTINGS).exists():
         return False
-    before, now = _read_settings(folder / SETTINGS), json.loads(json.dumps(asdict(settings)))
-    different = [f"{k}: {before.get(k)} then, {now[k]} now" for k in now if before.get(k) != now[k]]
+    now = json.loads(json.dumps(asdict(settings)))
+    try:
+        before = json.loads((folder / SETTINGS).read_text())
+        different = [f"{k}: {before.get(k)} then, {now[k]} now" for k in now if before.get(k) != now[k]]
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{folder / SETTINGS} is damaged ({error}). Remove its folder, or choose another --out.") from error
     if different:
         raise ValueError(f"{folder} was run with other settings ({'; '.join(different)}). Choose another --out.")
     return (folder / "done").exists()
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Remove its folder, or choose another --out.") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings but {settings!r}. Remove its folder, or choose another --out.")
-    return settings
 
 
 def train(run: Run, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:

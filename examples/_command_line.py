@@ -1,7 +1,8 @@
-"""What the experiments' command lines share: choice of the runs, settings, and starting them."""
+"""What reproduce_atari.py and reproduce_minatar.py share: choice of the runs, settings, and starting them."""
 
 import argparse
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 from sb3_mirl.evaluation import EXPLORATION_CHOICES, N_EPISODES
@@ -36,13 +37,13 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
         "several evaluate each snapshot several times, and the first one is drawn"
     ))  # fmt: skip
     add("--preset", choices=presets, default=presets[0], help="hyperparameters")
-    add("--set", nargs="+", default=[], type=_override, metavar="NAME=NUMBER", help=(
+    add("--set", dest="overrides", nargs="+", default=[], type=_override, metavar="NAME=NUMBER", help=(
         "hyperparameters in place of the preset's, for example prior_lr=1e-5 beta_lr=1e-4"
     ))  # fmt: skip
     add("--n-envs", type=int, default=8, help="environments per run (default: 8)")
     add("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     add("--device", default="auto", help="auto, cpu or cuda")
-    add("--no-checkpoints", action="store_true", help="save disk: a killed run starts again, not from its last snapshot")
+    add("--no-checkpoints", dest="checkpoints", action="store_false", help="save disk: killed runs start again")
     add("--out", type=Path, default=Path(out), help=f"(default: {out})")
     add("--plots-only", action="store_true", help="run nothing, draw what there is in --out")
     return parser
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     try:
         if not args.plots_only:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            failed = run_all(runs, suite, _settings(args), args.out, args.jobs, args.device)
+            settings = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in args}
+            settings |= {"eval_exploration": tuple(args.eval_exploration), "overrides": dict(args.overrides)}
+            failed = run_all(runs, suite, Settings(**settings), args.out, args.jobs, args.device)
         if not args.plots_only or (args.out / "cells").exists():
             collect(args.out)
         elif not (args.out / "snapshots.csv").exists():
@@ -73,19 +76,6 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from None
     return failed
-
-
-def _settings(args: argparse.Namespace) -> Settings:
-    return Settings(
-        timesteps=args.timesteps,
-        snapshot_every=args.snapshot_every,
-        preset=args.preset,
-        n_envs=args.n_envs,
-        eval_exploration=tuple(args.eval_exploration),
-        eval_episodes=args.eval_episodes,
-        overrides=dict(args.set),
-        checkpoints=not args.no_checkpoints,
-    )
 
 
 def _override(text: str) -> tuple[str, float]:
