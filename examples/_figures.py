@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sb3_mirl import plots
 from sb3_mirl.common.files import write_whole
 from sb3_mirl.experiments import statistics
-from sb3_mirl.experiments.results import Normalise, markdown, score_arrays
+from sb3_mirl.experiments.results import Normalise, last_scores, markdown, score_arrays
 
 PAPER_AGENTS = ("dqn", "sb3_dqn", "sql", "mirl")  # SB3's beside ours, where it was run
 ABLATION_AGENTS = ("dqn", "sql", "sql_m", "mirl")
@@ -159,6 +159,18 @@ def summary(results: Results, last: Final | None) -> str:
     }
     table = pd.DataFrame(cells, index=list(last.scores)).fillna("").rename(index=plots.LABELS).rename_axis("last snapshot")
     return f"\n{last.caption}\n\n{markdown(table)}"
+
+
+def final_scores(snapshots: pd.DataFrame) -> str:
+    """
+    Return the scores at the last snapshot in Markdown: mean over the seeds with its 95 % bootstrap interval (number of
+    seeds); "training" is the mean of the last 100 episodes of training.
+    """
+    cells = {}
+    for (game, measure, agent), runs in last_scores(snapshots).groupby(["game", "measure", "agent"])["score"]:
+        cells[f"{game}, {measure}", plots.LABELS[agent]] = f"{statistics.mean(runs):.1f} ({len(runs)})"
+    table = pd.Series(cells).unstack().rename_axis("game, evaluation's exploration")
+    return markdown(table[[label for label in plots.LABELS.values() if label in table.columns]].fillna(""))
 
 
 def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:

@@ -32,7 +32,6 @@ from sb3_mirl.atari import normalized_score
 from sb3_mirl.atari.scores import HUMANS, PAPER_AGENTS, PAPER_TABLE_1, game_name
 from sb3_mirl.experiments import ATARI
 from sb3_mirl.experiments.results import Normalise, best_snapshots, markdown
-from sb3_mirl.plots import LABELS
 
 SMOOTHING = 1e6
 """Environment steps in the moving average of Figure 2."""
@@ -42,9 +41,10 @@ def main() -> None:
     parser = experiment_parser(__doc__, ATARI, 50_000_000, 100_000)
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()
+    import _figures  # here, because every worker process imports this file, and needs no pictures
+
     args.games = [game_name(game) for game in args.games]
     failed = run(args, ATARI)
-    import _figures  # here, because every worker process imports this file, and needs no pictures
 
     def normalise(game: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return normalized_score(game, scores, args.human)
@@ -66,6 +66,8 @@ def main() -> None:
 
 def table_1(snapshots: pd.DataFrame, exploration: str, normalise: Normalise) -> pd.DataFrame:
     """Return Table 1: per cent of human at each run's best snapshot, mean over the seeds, beside the paper's figures."""
+    from sb3_mirl.plots import LABELS
+
     raw = best_snapshots(snapshots, exploration)
     ours = pd.DataFrame({g: normalise(g, row.to_numpy()) for g, row in raw.iterrows()}, index=raw.columns).T
     ours = ours[[agent for agent in LABELS if agent in ours]].rename(columns=LABELS)

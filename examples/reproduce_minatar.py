@@ -26,26 +26,25 @@ from _command_line import experiment_parser, run
 from numpy.typing import NDArray
 
 from sb3_mirl.evaluation import evaluate
-from sb3_mirl.experiments import MINATAR, statistics
+from sb3_mirl.experiments import MINATAR
 from sb3_mirl.experiments.agents import make_agent
-from sb3_mirl.experiments.results import Normalise, last_scores, markdown
+from sb3_mirl.experiments.results import Normalise, last_scores
 from sb3_mirl.experiments.snapshots import write_csv
-from sb3_mirl.plots import LABELS
 
 RANDOM = "random.csv"
 
 
 def main() -> None:
     args = experiment_parser(__doc__, MINATAR, 1_000_000, 100_000).parse_args()
-    failed = run(args, MINATAR)
     import _figures  # here, because every worker process imports this file, and needs no pictures
 
+    failed = run(args, MINATAR)
     play_at_random(args.out, args.eval_episodes)
     exploration = args.eval_exploration[0]
     normalise = relative_to_best(args.out, exploration)
     results = _figures.read(args.out, exploration, normalise, "0 = random play, 100 = best agent")
     last = _figures.final(results)
-    table = final_scores(results.snapshots) + _figures.summary(results, last)
+    table = _figures.final_scores(results.snapshots) + _figures.summary(results, last)
     (args.out / "table.md").write_text(table)
     print(table)
     for path in _figures.draw_all(results, last, args.out):
@@ -74,18 +73,6 @@ def relative_to_best(out: Path, exploration: str) -> Normalise:
         return 100 * (scores - random[game]) / (best[game] - random[game])
 
     return normalise
-
-
-def final_scores(snapshots: pd.DataFrame) -> str:
-    """
-    Return the scores at the last snapshot in Markdown: mean over the seeds with its 95 % bootstrap interval (number of
-    seeds); "training" is the mean of the last 100 episodes of training.
-    """
-    cells = {}
-    for (game, measure, agent), runs in last_scores(snapshots).groupby(["game", "measure", "agent"])["score"]:
-        cells[f"{game}, {measure}", LABELS[agent]] = f"{statistics.mean(runs):.1f} ({len(runs)})"
-    table = pd.Series(cells).unstack().rename_axis("game, evaluation's exploration")
-    return markdown(table[[LABELS[a] for a in LABELS if LABELS[a] in table.columns]].fillna(""))
 
 
 if __name__ == "__main__":

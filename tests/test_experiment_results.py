@@ -157,6 +157,19 @@ def test_names_at_the_ends_of_curves_do_not_overlap() -> None:
         plots.plot_prior_history({**history, "timesteps": np.zeros(0)})
 
 
+def test_a_prior_without_a_history_yet_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "cells" / "g" / "mirl" / "seed_0"
+    (folder / "prior").mkdir(parents=True)
+    np.savez(folder / "prior" / "evaluations.npz", timesteps=[8], results=[[1.0, 3.0]], ep_lengths=[[5, 5]])
+    (folder / "snapshots.csv").write_text("timesteps,beta,training_score,seconds\n8,0.5,2.5,1\n")
+    empty = {name: [] for name in ("timesteps", "prior", "beta", "beta_max_q", "mutual_information")}
+    np.savez(folder / "prior_history.npz", actions=["LEFT", "RIGHT"], **empty)
+    results.collect(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"episodes.csv", "snapshots.csv"}
+    (row,) = pd.read_csv(tmp_path / "snapshots.csv").itertuples(index=False)
+    assert tuple(row) == ("g", "mirl", 0, 8, "prior", 2, 0.5, 2.5, 1)
+
+
 def drawn_from(monkeypatch: pytest.MonkeyPatch, snapshots: pd.DataFrame, priors: pd.DataFrame) -> Any:
     """The examples' module of figures, with the CSVs of an experiment."""
     monkeypatch.syspath_prepend(EXAMPLES)

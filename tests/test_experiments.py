@@ -275,7 +275,7 @@ def _note_what_is_opened(out: Path, runs: list[Run], note: Path) -> None:
 
     sys.addaudithook(listen)
     for run in runs:
-        train(run, MINATAR, replace(SETTINGS, timesteps=800), out, "cpu", ignore)
+        train(run, MINATAR, replace(SETTINGS, timesteps=1600), out, "cpu", ignore)
     results.collect(out)
     note.write_text("\n".join(opened))
 
