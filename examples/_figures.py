@@ -1,6 +1,7 @@
 """The paper's figures from the CSVs of an experiment, for reproduce_atari.py and reproduce_minatar.py."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sb3_mirl import plots
+from sb3_mirl.common.files import write_whole
 from sb3_mirl.experiments import statistics
-from sb3_mirl.experiments.results import Normalise, markdown, score_arrays
+from sb3_mirl.experiments.results import Normalise, last_scores, markdown, score_arrays
 
 PAPER_AGENTS = ("dqn", "sb3_dqn", "sql", "mirl")  # SB3's beside ours, where it was run
 ABLATION_AGENTS = ("dqn", "sql", "sql_m", "mirl")
 COLUMNS = 5
-NAMED_ACTIONS = 5
 
 
 class Results(NamedTuple):
-    """An experiment's CSVs and how to read them."""
+    """An experiment's CSVs, and how to normalise their scores."""
 
     snapshots: pd.DataFrame
     history: pd.DataFrame | None
@@ -37,7 +38,7 @@ class Results(NamedTuple):
     smoothing: float  # snapshots in the moving average of the normalised curves
 
     def agents(self, wanted: Sequence[str]) -> list[str]:
-        """Those of the agents that there are."""
+        """Return those of the agents that there are."""
         return [agent for agent in wanted if agent in set(self.snapshots["agent"])]
 
 
@@ -52,6 +53,8 @@ class Final(NamedTuple):
 
 def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing: float = 1.0) -> Results:
     """
+    Read the CSVs of an experiment.
+
     :param exploration: how the evaluations to be drawn explored
     :param unit: of the normalised score
     :param smoothing: window of the normalised curves, in snapshots
@@ -64,7 +67,7 @@ def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing
 
 
 def final(results: Results) -> Final | None:
-    """None where no agent has run all games with a seed. Takes some seconds."""
+    """Estimate what :func:`aggregates` draws; None where no agent has run all games with a seed. Takes some seconds."""
     _, scores = _scores(results, plots.COLOURS)
     if not scores:
         return None
@@ -77,6 +80,8 @@ def final(results: Results) -> Final | None:
 
 def draw_all(results: Results, last: Final | None, out: Path) -> list[Path]:
     """
+    Write all figures.
+
     :param last: from :func:`final`
     :return: the files written
     """
@@ -96,14 +101,14 @@ def draw_all(results: Results, last: Final | None, out: Path) -> list[Path]:
     for name, draw in figures.items():
         figure = draw(results)
         if figure is not None:
-            figure.savefig(out / f"{name}.png", dpi=110)
-            plt.close(figure)
             written.append(out / f"{name}.png")
+            write_whole(written[-1], "png", partial(figure.savefig, format="png", dpi=110))
+            plt.close(figure)
     return written
 
 
 def normalised_curves(results: Results, agents: Sequence[str]) -> Figure | None:
-    """Figures 2 and 3: the median over games, and beside it the IQM over games and seeds, both with intervals."""
+    """Draw Figures 2 and 3: the median over games, and beside it the IQM over games and seeds, both with intervals."""
     timesteps, scores = _scores(results, agents)
     if not scores:
         return None
@@ -121,7 +126,7 @@ def normalised_curves(results: Results, agents: Sequence[str]) -> Figure | None:
 
 
 def aggregates(results: Results, last: Final) -> Figure:
-    """At the last snapshot: IQM, performance profile, and the probability that MIRL improves on each other agent."""
+    """Draw IQM, performance profile, and probability that MIRL improves on each other agent, all at the last snapshot."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained", width_ratios=[1, 1.3, 1])
     plots.estimate_bars(axes[0], last.iqm)
     axes[0].set_title("IQM", loc="left")
@@ -145,26 +150,31 @@ def aggregates(results: Results, last: Final) -> Figure:
 
 
 def summary(results: Results, last: Final | None) -> str:
-    """The numbers of :func:`aggregates` in Markdown, with their intervals."""
+    """Return the numbers of :func:`aggregates` in Markdown, with their intervals."""
     if last is None:
         return ""
     cells = {
-        f"IQM, {results.unit}": {agent: _cell(last.iqm[agent]) for agent in last.scores},
-        "probability that MIRL is better": {a: _cell(last.improvements.get(f"mirl,{a}")) for a in last.scores},
+        f"IQM, {results.unit}": {agent: f"{last.iqm[agent]:.2f}" for agent in last.scores},
+        "probability that MIRL is better": {key.split(",")[1]: f"{x:.2f}" for key, x in last.improvements.items()},
     }
-    table = pd.DataFrame(cells).rename(index=plots.LABELS).rename_axis("last snapshot")
+    table = pd.DataFrame(cells, index=list(last.scores)).fillna("").rename(index=plots.LABELS).rename_axis("last snapshot")
     return f"\n{last.caption}\n\n{markdown(table)}"
 
 
-def _cell(estimate: statistics.Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    point, low, high = (x.item() for x in estimate)
-    return f"{point:.2f}" if np.isnan(low) else f"{point:.2f} [{low:.2f}, {high:.2f}]"
+def final_scores(snapshots: pd.DataFrame) -> str:
+    """
+    Return the scores at the last snapshot in Markdown: mean over the seeds with its 95 % bootstrap interval (number of
+    seeds); "training" is the mean of the last 100 episodes of training.
+    """
+    cells = {}
+    for (game, measure, agent), runs in last_scores(snapshots).groupby(["game", "measure", "agent"])["score"]:
+        cells[f"{game}, {measure}", plots.LABELS[agent]] = f"{statistics.mean(runs):.1f} ({len(runs)})"
+    table = pd.Series(cells).unstack().rename_axis("game, evaluation's exploration")
+    return markdown(table[[label for label in plots.LABELS.values() if label in table.columns]].fillna(""))
 
 
 def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
-    """Figures 5 and 6: the score of each game, mean over the seeds with its 95 % interval."""
+    """Draw Figures 5 and 6: the score of each game, mean over the seeds with its 95 % bootstrap interval."""
     chosen = results.snapshots[results.snapshots["exploration"] == results.exploration]
     chosen = chosen[chosen["agent"].isin(agents)]
 
@@ -172,12 +182,9 @@ def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
         for agent in agents:
             runs = chosen[(chosen["game"] == game) & (chosen["agent"] == agent)]
             if len(runs):
-                table = runs.pivot(index="seed", columns="timesteps", values="score")
-                plots.learning_curve(ax, table.columns.to_numpy(), table.to_numpy(), agent)
-        drawn = chosen.loc[chosen["game"] == game, "score"]
-        margin = 0.05 * (drawn.max() - drawn.min() + 1e-9)
-        # the interval of two seeds can be many times what they span
-        ax.set_ylim(drawn.min() - margin, drawn.max() + margin)
+                # as far as all seeds have come
+                table = runs.pivot(index="seed", columns="timesteps", values="score").dropna(axis="columns")
+                plots.estimate_curve(ax, table.columns, statistics.mean(table), agent)
         plots.step_axis(ax, float(chosen["timesteps"].max()))
 
     games = [game for game in results.games if game in set(chosen["game"])]
@@ -185,22 +192,21 @@ def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
 
 
 def priors(results: Results) -> Figure | None:
-    """Figure 4: the prior of MIRL in each game, mean over the seeds."""
+    """Draw Figure 4: the prior of MIRL in each game, mean over the seeds; the six most probable actions are named."""
     if results.priors is None:
         return None
     of_mirl = results.priors[results.priors["agent"] == "mirl"]
 
     def draw(ax: Axes, game: str) -> None:
         mean = of_mirl[of_mirl["game"] == game].groupby(["timesteps", "action"], sort=False)["probability"].mean().unstack()
-        plots.prior_curves(
-            ax, {"timesteps": mean.index, "prior": mean.to_numpy(), "actions": list(mean.columns)}, NAMED_ACTIONS
-        )  # fmt: skip
+        history = {"timesteps": mean.index, "prior": mean.to_numpy(), "actions": list(mean.columns)}
+        plots.prior_curves(ax, history, len(plots.ACTION_COLOURS))
 
     return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, "ρ(a)")
 
 
 def histories(results: Results, name: str, label: str) -> Figure | None:
-    """Figures 7 and 8: beta and beta max Q of MIRL in each game, one line per seed."""
+    """Draw Figures 7 and 8: beta and beta max Q of MIRL in each game, one line per seed."""
     if results.history is None:
         return None
     of_mirl = results.history[results.history["agent"] == "mirl"]
@@ -213,26 +219,26 @@ def histories(results: Results, name: str, label: str) -> Figure | None:
 
 
 def rare_action(results: Results, game: str, action: str) -> Figure | None:
-    """Section 7's weakness: each agent's return in training, one thin line per seed, and the prior of the rare action."""
+    """Draw section 7's weakness: each agent's return in training, and the prior of the rare action; seeds are thin lines."""
     chosen = results.snapshots[(results.snapshots["game"] == game) & (results.snapshots["exploration"] == results.exploration)]
     if results.priors is None or chosen.empty:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for agent in results.agents(list(plots.COLOURS)):
+        colour = plots.COLOURS[agent]
         runs = chosen[chosen["agent"] == agent].pivot(index="seed", columns="timesteps", values="training_score")
-        left.plot(runs.columns, runs.to_numpy().T, color=plots.COLOURS[agent], linewidth=0.6, alpha=0.6)
-        left.plot(runs.columns, runs.mean(), color=plots.COLOURS[agent], linewidth=2.2, label=plots.LABELS[agent])
+        left.plot(runs.columns, runs.to_numpy().T, color=colour, linewidth=0.6, alpha=0.4)
+        left.plot(runs.columns, runs.mean(), color=colour, linewidth=2.2, label=plots.LABELS[agent])
         rho = results.priors.query("game == @game and agent == @agent and action == @action")
-        for seed, run in rho.groupby("seed"):
-            label = plots.LABELS[agent] if seed == 0 else None
-            right.plot(run["timesteps"], run["probability"], color=plots.COLOURS[agent], linewidth=1, alpha=0.8, label=label)
+        for _, run in rho.groupby("seed"):
+            right.plot(run["timesteps"], run["probability"], color=colour, linewidth=0.9, alpha=0.6)
     left.set_title("Return in training: mean and each seed", loc="left")
-    right.set_title(f"Prior of the rare action, ρ({action})", loc="left")
-    right.set_yscale("log")
-    left.set_ylim(0, 1.05 * chosen["training_score"].max())
+    left.set(ylabel="return of the last 100 episodes", ylim=(0, 1.05 * chosen["training_score"].max()))
+    right.set_title(f"Prior of the rare action {action}: each seed", loc="left")
+    right.set(ylabel=f"ρ({action})", yscale="log")
     for ax in (left, right):
         plots.step_axis(ax, float(chosen["timesteps"].max()))
-    left.legend(frameon=False, loc="upper left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(left.lines), frameon=False)
     return figure
 
 

@@ -7,7 +7,7 @@ Environment steps per second of training, side by side with SB3's DQN: same game
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
 installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
 is not counted. Where the processor has no bfloat16, the peers that compute in it are left out.
-On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN.
+On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN; ``--plots-only`` draws it again.
 ``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
 buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
 """
@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 from gymnasium import spaces
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -44,12 +44,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.envs import AtariVecEnv
+from sb3_mirl.plots import COLOURS
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn.soft_dqn import computes_bfloat16, update_ratio
 
 BUFFER = 50_000
 T = TypeVar("T")
 SIZES = {"n_envs": (1, 2, 4, 8, 16, 32, 64, 128), "batch_size": (16, 32, 64, 128, 256, 512)}
+AXES = {"n_envs": "environments", "batch_size": "transitions in a minibatch"}
 TUNED = "x SB3 tuned"  # a column
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
@@ -151,11 +153,14 @@ def environments_alone(game: str, n_envs: int, seconds: float) -> float:
     return rate
 
 
+def chosen(names: list[str], only: list[str] | None) -> list[str]:
+    return [name for name in names if not only or any(part in name for part in only)]
+
+
 def throughput(args: argparse.Namespace) -> pd.DataFrame:
-    chosen = [name for name in peers(args) if not args.only or any(part in name for part in args.only)]
     rows = []
     for round_ in range(args.rounds):
-        for name in chosen:
+        for name in chosen(list(peers(args)), args.only):
             rows.append(dict(peer=name, round=round_, **measure(args, name, args.seconds)))
             print(f"  round {round_ + 1}/{args.rounds}  {name:34s} {rows[-1]['steps_per_s']:9.0f} env steps/s", flush=True)
     return pd.DataFrame(rows)
@@ -207,30 +212,33 @@ def memory(device: str, capacity: int = 1_000_000, n_envs: int = 8) -> pd.DataFr
 
 
 def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str, absolute: bool) -> plt.Figure:
-    """Environment steps per second where ``absolute`` or SB3's tuned DQN did not run, else ratios to its."""
+    """Draw environment steps per second where ``absolute`` or SB3's tuned DQN did not run, else ratios to its."""
     relative = TUNED in table and not absolute
     label = "throughput, SB3's tuned DQN = 1" if relative else "environment steps per second"
     unit = float(table["steps_per_s"].filter(like="(tuned)").iloc[0]) if relative else 1.0
     columns = 1 if scale is None else 3
-    figure, axes = plt.subplots(1, columns, figsize=(2 + 5 * columns, 4), squeeze=False, layout="constrained")
+    size = (2 + 5 * columns, 1.2 + 0.4 * max(len(table), 6))
+    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize="medium")
-    colors = ["#D55E00" if name.startswith("ours") else "#999999" for name in table.index]
-    bars = axes[0, 0].barh(list(table.index), table[TUNED if relative else "steps_per_s"], color=colors)
+    names = [name.replace("ours DQN", "SoftDQN as DQN").removeprefix("ours ") for name in table.index]
+    colors = [COLOURS["mirl" if "MIRL" in name else "dqn"] if "ours" in name else "#999999" for name in table.index]
+    bars = axes[0, 0].barh(names, table[TUNED if relative else "steps_per_s"], color=colors)
     axes[0, 0].bar_label(bars, fmt="%.2f" if relative else "%.0f", padding=3)
     axes[0, 0].invert_yaxis()
+    axes[0, 0].margins(x=0.12)
     axes[0, 0].set(xlabel=label)
+    axes[0, 0].tick_params(axis="y", length=0)
     if scale is not None:
         for axis, (vary, part) in zip(axes[0, 1:], scale.groupby("vary", sort=False), strict=True):
-            axis.plot(part["value"], part["steps_per_s"] / unit, "o-", color="#D55E00", label="training MIRL")
-            if vary == "n_envs":
-                axis.plot(part["value"], part["environments_alone"] / unit, "o--", color="#999999", label="environments alone")
-            axis.set(xscale="log", yscale="log", xlabel=str(vary), ylabel=label)
+            axis.plot(part["value"], part["steps_per_s"] / unit, "o-", color=COLOURS["mirl"])
+            # environments alone are some twenty times as fast: on the same axis they would press the curve flat
+            alone = part["environments_alone"].dropna() / unit
+            rest = f"\nenvironments alone: {alone.min():.3g} to {alone.max():.3g}" if len(alone) else ""
+            axis.set_title(f"Training MIRL{rest}", loc="left", fontsize="medium")
+            axis.set(xscale="log", ylim=(0, 1.1 * part["steps_per_s"].max() / unit), xlabel=AXES[vary], ylabel=label)
             axis.set_xticks(part["value"], [f"{value}" for value in part["value"]])
             axis.xaxis.set_minor_locator(NullLocator())
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.legend(frameon=False)
+            axis.grid(axis="y", color="0.9")
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -260,29 +268,34 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="peers whose name contains one of these")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--plots-only", action="store_true", help="measure nothing, draw what there is in --out")
     parser.add_argument("--out", type=Path, default=Path("results/throughput"))
     args = parser.parse_args()
     if args.env_id and args.scaling:
         parser.error("--scaling is about Atari games: leave out --env-id.")
     device = th.device("cuda" if args.device == "auto" and th.cuda.is_available() else args.device.replace("auto", "cpu"))
     args.device, args.n_envs = device.type, args.n_envs or (64 if device.type == "cuda" else 8)
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    title = f"{args.env_id or args.game}, batch {args.batch_size}, {machine(device)}"
-    print(f"Training throughput: {title}, torch {th.__version__}", flush=True)
-    raw = throughput(args)
-    raw.to_csv(args.out / "throughput.csv", index=False)
-    table = summary(raw)
+    title = f"{args.env_id or args.game}, batch {args.batch_size}"
+    files = {name: args.out / f"{name}.csv" for name in ("throughput", "scaling")}
+    if args.plots_only:
+        if not files["throughput"].exists():
+            raise SystemExit(f"There is no {files['throughput']}: run the benchmark first.")
+    else:
+        title += f", {machine(device)}"
+        args.out.mkdir(parents=True, exist_ok=True)
+        print(f"Training throughput: {title}, torch {th.__version__}", flush=True)
+        throughput(args).to_csv(files["throughput"], index=False)
+        if args.scaling:
+            scaling(args).to_csv(files["scaling"], index=False)
+        if args.memory:
+            used = in_fresh_process(memory, args.device)
+            used.to_csv(args.out / "memory.csv", index=False)
+            print(used.round(2).to_string(index=False))
+    table = summary(pd.read_csv(files["throughput"]))
+    table = table.loc[chosen(list(table.index), args.only)]
     print(table.round(2).to_string())
-    scale = None
-    if args.scaling:
-        scale = scaling(args)
-        scale.to_csv(args.out / "scaling.csv", index=False)
+    scale = pd.read_csv(files["scaling"]) if args.scaling or (args.plots_only and files["scaling"].exists()) else None
     draw(table, scale, title, absolute=device.type == "cuda").savefig(args.out / "throughput.png", dpi=130)
-    if args.memory:
-        used = in_fresh_process(memory, args.device)
-        used.to_csv(args.out / "memory.csv", index=False)
-        print(used.round(2).to_string(index=False))
     print(f"Tables and figure in {args.out}")
 
 

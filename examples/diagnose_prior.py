@@ -18,6 +18,7 @@ Writes prior_diagnosis.csv (one line per run) beside the runs.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,48 +27,49 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl import SoftDQN
-from sb3_mirl.experiments import AGENTS, Cell, atari, minatar
+from sb3_mirl.experiments import AGENTS, ATARI, MINATAR, Run
 from sb3_mirl.experiments.results import markdown
+from sb3_mirl.experiments.snapshots import write_csv
 from sb3_mirl.maths import action_scores, boltzmann_log_probs, kkt_gap, mutual_information, soft_value
 from sb3_mirl.plots import LABELS
 
-MAKE_ENV = {"minatar": minatar.make_env, "atari": atari.make_env}
+SUITES = {suite.name: suite for suite in (MINATAR, ATARI)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of an experiment")
-    parser.add_argument("--suite", choices=list(MAKE_ENV), default="minatar", help="(default: minatar)")
+    parser.add_argument("--suite", choices=list(SUITES), default="minatar", help="(default: minatar)")
     parser.add_argument("--states", type=int, default=4000, help="per run (default: 4000)")
     args = parser.parse_args()
     rows = []
-    for cell in finished(args.out):
-        model = AGENTS[cell.agent][0].load(args.out / cell.folder / "model", device="cpu")
+    for run in finished(args.out):
+        model = AGENTS[run.agent][0].load(args.out / run.folder / "model", device="cpu")
         assert isinstance(model, SoftDQN)
         model.set_random_seed(0)
-        q = action_values(model, MAKE_ENV[args.suite](cell.game, 8, 0, True), args.states // 8)
-        rows.append({**cell._asdict(), **diagnosis(q, model.policy.log_prior, model.policy.beta)})
-        print(f"{cell.game}, {cell.agent}, seed {cell.seed}", flush=True)
+        q = action_values(model, SUITES[args.suite].make_env(run.game, 8, 0, True), args.states // 8)
+        rows.append({**run._asdict(), **diagnosis(q, model.policy.log_prior, model.policy.beta)})
+        print(run, flush=True)
     if not rows:
-        parser.error(f"{args.out} has no finished run of an agent with a prior.")
+        sys.exit(f"There is no finished run of SQL or MIRL in {args.out}: run the experiment first.")
     table = pd.DataFrame(rows)
-    table.to_csv(args.out / "prior_diagnosis.csv", index=False, float_format="%.5g")
+    write_csv(table, args.out / "prior_diagnosis.csv", "%.5g")
     means = table.drop(columns="seed").groupby(["game", "agent"]).mean()
     means.index = pd.Index([f"{game}, {LABELS[agent]}" for game, agent in means.index], name="game, agent")
     print(f"\n{markdown(means.map('{:.3g}'.format))}")
 
 
-def finished(out: Path) -> Iterator[Cell]:
-    """The runs of agents with a finite beta that came to their end."""
+def finished(out: Path) -> Iterator[Run]:
+    """Yield the runs of agents with a finite beta that came to their end."""
     for done in sorted(out.glob("cells/*/*/seed_*/done")):
-        cell = Cell.of(done.parent)
-        if cell.agent != "dqn" and issubclass(AGENTS[cell.agent][0], SoftDQN):
-            yield cell
+        run = Run.of(done.parent)
+        if run.agent in AGENTS and run.agent != "dqn" and issubclass(AGENTS[run.agent][0], SoftDQN):
+            yield run
 
 
 @th.no_grad()
 def action_values(model: SoftDQN, env: VecEnv, steps: int) -> th.Tensor:
-    """Q of the states of ``steps`` vector steps, (steps * n_envs, A)."""
+    """Return Q at the states of ``steps`` vector steps, (steps * n_envs, A)."""
     observations, values = env.reset(), []
     for _ in range(steps):
         tensor, _ = model.policy.obs_to_tensor(observations)
@@ -79,7 +81,7 @@ def action_values(model: SoftDQN, env: VecEnv, steps: int) -> th.Tensor:
 
 
 def diagnosis(q: th.Tensor, log_prior: th.Tensor, beta: th.Tensor) -> dict[str, float]:
-    """The columns of the table; see the module."""
+    """Return the columns of the table; see the module."""
     gap = (q.amax(-1) - q.mean(-1)).mean()
     log_probs = boltzmann_log_probs(q, log_prior, beta)
     columns = {

@@ -25,31 +25,26 @@ import sys
 
 import numpy as np
 import pandas as pd
+from _command_line import experiment_parser, run
 from numpy.typing import NDArray
 
-from sb3_mirl.atari import GAMES, normalized_score
+from sb3_mirl.atari import normalized_score
 from sb3_mirl.atari.scores import HUMANS, PAPER_AGENTS, PAPER_TABLE_1, game_name
-from sb3_mirl.experiments import Suite, atari
-from sb3_mirl.experiments.command_line import experiment_parser, run
-from sb3_mirl.experiments.results import Normalise, best_snapshots, collect, markdown
-from sb3_mirl.plots import LABELS
+from sb3_mirl.experiments import ATARI
+from sb3_mirl.experiments.results import Normalise, best_snapshots, markdown
 
-SUITE = Suite("atari", atari.make_env, atari.hyperparameters)
-AGENTS = ("dqn", "sql", "sql_m", "mirl")
 SMOOTHING = 1e6
 """Environment steps in the moving average of Figure 2."""
 
 
 def main() -> None:
-    parser = experiment_parser(__doc__, GAMES, AGENTS, 50_000_000, 100_000, atari.PRESETS, "results/atari")
+    parser = experiment_parser(__doc__, ATARI, 50_000_000, 100_000)
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()
     import _figures  # here, because every worker process imports this file, and needs no pictures
 
     args.games = [game_name(game) for game in args.games]
-    failed = [] if args.plots_only else run(args, SUITE)
-    if (args.out / "cells").exists():
-        collect(args.out)
+    failed = run(args, ATARI)
 
     def normalise(game: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return normalized_score(game, scores, args.human)
@@ -70,11 +65,13 @@ def main() -> None:
 
 
 def table_1(snapshots: pd.DataFrame, exploration: str, normalise: Normalise) -> pd.DataFrame:
-    """Table 1: per cent of human at each run's best snapshot, mean over the seeds, beside the paper's figures."""
+    """Return Table 1: per cent of human at each run's best snapshot, mean over the seeds, beside the paper's figures."""
+    from sb3_mirl.plots import LABELS
+
     raw = best_snapshots(snapshots, exploration)
     ours = pd.DataFrame({g: normalise(g, row.to_numpy()) for g, row in raw.iterrows()}, index=raw.columns).T
     ours = ours[[agent for agent in LABELS if agent in ours]].rename(columns=LABELS)
-    paper = pd.DataFrame(PAPER_TABLE_1, index=[f"paper's {LABELS[a]}" for a in PAPER_AGENTS]).T
+    paper = pd.DataFrame(PAPER_TABLE_1, index=[f"paper's {agent.upper()}" for agent in PAPER_AGENTS]).T
     table = ours.join(paper).rename_axis("game, % of human")
     return pd.concat([table, table.agg(["mean", "median"])]).rename_axis(table.index.name)
 

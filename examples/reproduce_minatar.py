@@ -5,7 +5,8 @@ Does the prior help? DQN, SQL, SQL_m and MIRL on MinAtar's five games, by the pr
 
 Needs `pip install minatar`. 1e6 steps take a quarter of an hour on an idle core. Finished runs are kept and a killed one
 goes on from its last snapshot: the same command continues, and more seeds can be added later. What exploring by the prior
-brings in evaluation alone shows with `--eval-exploration prior uniform none`.
+brings in evaluation alone shows with `--eval-exploration prior uniform none`. 
+`tensorboard --logdir results/minatar` shows the runs under way.
 
 Section 7's weakness, an action that is useful but rare and mostly punished, and its remedy, `exploration_mix`:
 
@@ -21,34 +22,29 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _command_line import experiment_parser, run
 from numpy.typing import NDArray
 
-from sb3_mirl.atari import evaluate
-from sb3_mirl.experiments import Suite, minatar
+from sb3_mirl.evaluation import evaluate
+from sb3_mirl.experiments import MINATAR
 from sb3_mirl.experiments.agents import make_agent
-from sb3_mirl.experiments.command_line import experiment_parser, run
-from sb3_mirl.experiments.results import Normalise, collect, markdown
-from sb3_mirl.plots import LABELS, mean_interval
+from sb3_mirl.experiments.results import Normalise, last_scores
+from sb3_mirl.experiments.snapshots import write_csv
 
-SUITE = Suite("minatar", minatar.make_env, minatar.hyperparameters)
-AGENTS = ("dqn", "sql", "sql_m", "mirl")
 RANDOM = "random.csv"
 
 
 def main() -> None:
-    parser = experiment_parser(__doc__, minatar.GAMES, AGENTS, 1_000_000, 100_000, ["default"], "results/minatar")
-    args = parser.parse_args()
+    args = experiment_parser(__doc__, MINATAR, 1_000_000, 100_000).parse_args()
     import _figures  # here, because every worker process imports this file, and needs no pictures
 
-    failed = [] if args.plots_only else run(args, SUITE)
-    if (args.out / "cells").exists():
-        collect(args.out)
-        play_at_random(args.out, args.eval_episodes)
+    failed = run(args, MINATAR)
+    play_at_random(args.out, args.eval_episodes)
     exploration = args.eval_exploration[0]
     normalise = relative_to_best(args.out, exploration)
-    results = _figures.read(args.out, exploration, normalise, "% of the best agent")
+    results = _figures.read(args.out, exploration, normalise, "0 = random play, 100 = best agent")
     last = _figures.final(results)
-    table = final_scores(results.snapshots) + _figures.summary(results, last)
+    table = _figures.final_scores(results.snapshots) + _figures.summary(results, last)
     (args.out / "table.md").write_text(table)
     print(table)
     for path in _figures.draw_all(results, last, args.out):
@@ -57,43 +53,26 @@ def main() -> None:
 
 
 def play_at_random(out: Path, n_episodes: int) -> None:
-    """Adds the score of uniformly random actions to random.csv, for every game in the experiment that has none yet."""
+    """Add the score of uniformly random actions to random.csv, for every game in the experiment that has none yet."""
     known = pd.read_csv(out / RANDOM) if (out / RANDOM).exists() else pd.DataFrame({"game": [], "score": []})
     for game in sorted(set(pd.read_csv(out / "snapshots.csv")["game"]) - set(known["game"])):
-        env = minatar.make_env(game, n_episodes, 0, False)
+        env = MINATAR.make_env(game, n_episodes, 0, False)
         model = make_agent("dqn", env, "MlpPolicy", {"buffer_size": 1}, device="cpu")
         returns, _ = evaluate(model, env, n_episodes, epsilon=1.0, exploration="uniform", seed=0)
         known.loc[len(known)] = [game, returns.mean()]
-    known.to_csv(out / RANDOM, index=False)
+    write_csv(known, out / RANDOM)
 
 
 def relative_to_best(out: Path, exploration: str) -> Normalise:
-    """0 = random, 100 = the best agent's mean at the last snapshot."""
+    """Return the scale on which random actions score 0, and the best agent's mean at the last snapshot is 100."""
     snapshots, random = pd.read_csv(out / "snapshots.csv"), pd.read_csv(out / RANDOM).set_index("game")["score"]
-    last = snapshots[(snapshots["exploration"] == exploration) & (snapshots["timesteps"] == snapshots["timesteps"].max())]
+    last = last_scores(snapshots).query("measure == @exploration")
     best = last.groupby(["game", "agent"])["score"].mean().groupby("game").max()
 
     def normalise(game: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return 100 * (scores - random[game]) / (best[game] - random[game])
 
     return normalise
-
-
-def final_scores(snapshots: pd.DataFrame) -> str:
-    """
-    The score at the last snapshot in Markdown: mean over the seeds ± half the 95 % interval (number of seeds); "training" is
-    the mean of the last 100 episodes of training.
-    """
-    last = snapshots[snapshots["timesteps"] == snapshots["timesteps"].max()]
-    training = last.drop_duplicates(["game", "agent", "seed"]).assign(exploration="training")
-    training["score"] = training["training_score"]
-    cells = {}
-    for (game, exploration, agent), runs in pd.concat([last, training]).groupby(["game", "exploration", "agent"])["score"]:
-        mean, low, _ = mean_interval(runs)
-        half = f" ± {mean - low:.1f}" if len(runs) > 1 else ""
-        cells[f"{game}, {exploration}", LABELS[agent]] = f"{mean:.1f}{half} ({len(runs)})"
-    table = pd.Series(cells).unstack().rename_axis("game, evaluation's exploration")
-    return markdown(table[[LABELS[a] for a in LABELS if LABELS[a] in table.columns]].fillna(""))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from scipy.stats import t as student_t
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# Okabe and Ito's palette, which colour-blind readers can tell apart; MIRL's variants are a light and a dark orange
 COLOURS = {"ql": "#0072B2", "dqn": "#0072B2", "sql": "#009E73", "sql_m": "#CC79A7", "mirl": "#D55E00"}
-COLOURS |= {"mirl_u": "#E69F00", "mirl_mix": "#000000", "sb3_dqn": "#56B4E9", "sb3_dqn_coins": "#999999"}
-LABELS = {"ql": "QL", "dqn": "DQN", "sql": "SQL", "sql_m": "SQL$_m$", "mirl": "MIRL"}
-LABELS |= {"mirl_u": "MIRL, uniform exploration", "mirl_mix": "MIRL, mixed exploration"}
-LABELS |= {"sb3_dqn": "SB3's DQN", "sb3_dqn_coins": "SB3's DQN, a coin each"}
+COLOURS |= {"mirl_u": "#E69F00", "mirl_mix": "#7A3300", "sb3_dqn": "#56B4E9"}
+LABELS = {"ql": "QL", "dqn": "SoftDQN, β=∞", "sql": "SQL", "sql_m": "SQL$_m$", "mirl": "MIRL"}
+LABELS |= {"mirl_u": "MIRL, uniform exploration", "mirl_mix": "MIRL, mixed exploration", "sb3_dqn": "SB3's DQN"}
 """One colour and one name per agent, for all pictures."""
 
 # the same palette for actions, the most different colours first
@@ -34,7 +33,7 @@ _DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0))  # up, right, d
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Mean over the first axis and its Student-t interval; NaN counts as missing.
+    """Return the mean over the first axis and its Student-t interval; NaN counts as missing.
 
     :param values: (seeds, ...)
     :return: mean, lower and upper end, (...); without an interval (NaN) where fewer than two seeds have a value
@@ -49,7 +48,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array,
 
 
 def smoothed(values: ArrayLike, span: float) -> Array:
-    """Exponential moving average along the last axis, weight 2 / (span + 1) on the newest; a NaN is passed over.
+    """Return the exponential moving average along the last axis, weight 2 / (span + 1) on the newest; a NaN is passed over.
 
     :param values: (seeds, points)
     """
@@ -58,7 +57,7 @@ def smoothed(values: ArrayLike, span: float) -> Array:
 
 
 def learning_curve(ax: Axes, timesteps: ArrayLike, values: ArrayLike, agent: str, label: str | None = None) -> Axes:
-    """Mean over the seeds and its 95 % interval.
+    """Draw the mean over the seeds and its 95 % interval (Student's).
 
     :param timesteps: (points,)
     :param values: (seeds, points)
@@ -71,7 +70,7 @@ def learning_curve(ax: Axes, timesteps: ArrayLike, values: ArrayLike, agent: str
 def estimate_curve(
     ax: Axes, x: ArrayLike, estimate: tuple[ArrayLike, ArrayLike, ArrayLike], agent: str, label: str | None = None
 ) -> Axes:
-    """An estimate and its interval along x.
+    """Draw an estimate and its interval along x.
 
     :param x: (points,)
     :param estimate: value, lower and upper end, each (points,); NaN ends draw no interval
@@ -89,7 +88,7 @@ def estimate_curve(
 
 
 def estimate_bars(ax: Axes, estimates: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Axes:
-    """One estimate per agent, the first on top: a line for its interval, a dot and a number for its value.
+    """Draw one estimate per agent, the first on top: a line for its interval, a dot and a number for its value.
 
     :param estimates: for each agent, or pair of agents "x,y" (drawn as "x > y" in the colour of x): value, lower and upper
         end, each a number or (1,)
@@ -109,7 +108,7 @@ def estimate_bars(ax: Axes, estimates: Mapping[str, tuple[ArrayLike, ArrayLike, 
 
 
 def gridworld(ax: Axes, rows: Sequence[str], policy: ArrayLike | None = None) -> Axes:
-    """A map of ``GridWorldEnv``, one unit per cell, (row, column) at x = column, y = -row.
+    """Draw a map of ``GridWorldEnv``, one unit per cell, (row, column) at x = column, y = -row.
 
     :param rows: the map: ``#`` wall, ``.`` free, ``G`` goal
     :param policy: (S, A); its most probable action is drawn as an arrow in each free cell
@@ -130,7 +129,7 @@ def gridworld(ax: Axes, rows: Sequence[str], policy: ArrayLike | None = None) ->
 
 
 def prior_rose(ax: Axes, prior: ArrayLike, centre: tuple[float, float], radius: float, agent: str = "mirl") -> Axes:
-    """The action prior as a compass: one petal per action, as long as it is probable; the dotted circle is the uniform prior.
+    """Draw the action prior as a compass: a petal per action, as long as it is probable; the dotted circle is uniform.
 
     :param prior: (4,), up, right, down, left
     :param centre: x, y
@@ -157,7 +156,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colou
 
 
 def plot_prior_history(history: Mapping[str, Any], title: str | None = None) -> Figure:
-    """The course of MIRL's prior and temperature in one figure: prior on top; beta, beta max_a Q and I(S; A) below.
+    """Draw the course of MIRL's prior and temperature in one figure: prior on top; beta, beta max_a Q and I(S; A) below.
 
     :param history: ``timesteps`` (T,), ``prior`` (T, A), ``beta`` (T,), ``beta_max_q`` (T,), ``mutual_information``
         (T,) in nats and ``actions`` (A,), as in the file of :meth:`sb3_mirl.PriorCallback.save`
@@ -178,9 +177,9 @@ def plot_prior_history(history: Mapping[str, Any], title: str | None = None) -> 
 
 
 def prior_curves(ax: Axes, history: Mapping[str, Any], n_named: int | None = None) -> Axes:
-    """The prior rho(a) of each action over environment steps, each curve named at its end (Figure 4 of the MIRL paper).
+    """Draw the prior rho(a) of each action over environment steps, with names at the ends (Figure 4 of the MIRL paper).
 
-    The most probable actions at the end are in colour, the others grey; the dotted line is the uniform distribution.
+    The six most probable actions at the end are in colour, the others grey; the dotted line is the uniform distribution.
 
     :param history: ``timesteps`` (T,), ``prior`` (T, A), ``actions`` (A,) names
     :param n_named: name only this many of the most probable actions
@@ -202,7 +201,7 @@ def prior_curves(ax: Axes, history: Mapping[str, Any], n_named: int | None = Non
 
 
 def history_curve(ax: Axes, history: Mapping[str, Any], name: str, log: bool = True, **line: Any) -> Axes:
-    """One quantity of the prior's record over environment steps (Figures 7 and 8 of the MIRL paper).
+    """Draw one quantity of the prior's record over environment steps (Figures 7 and 8 of the MIRL paper).
 
     :param history: ``timesteps`` (T,) and ``name`` (T,)
     :param name: such as "beta", "beta_max_q" or "mutual_information"
@@ -216,7 +215,8 @@ def history_curve(ax: Axes, history: Mapping[str, Any], name: str, log: bool = T
 
 
 def log_where_wide(ax: Axes, values: ArrayLike, decades: float = 1.5) -> Axes:
-    """A log y axis where values span more than ``decades`` powers of ten, linear within (-1, 1) if not all are positive.
+    """Make the y axis logarithmic where values span more than ``decades`` powers of ten; linear within (-1, 1) if not all
+    are positive.
 
     :param values: all that is drawn on the axis
     """
@@ -231,7 +231,7 @@ def log_where_wide(ax: Axes, values: ArrayLike, decades: float = 1.5) -> Axes:
 
 
 def label_ends(ax: Axes, x: float, heights: ArrayLike, names: Sequence[str], colours: Sequence[str] | np.ndarray) -> Axes:
-    """Names curves at their right end, moved apart where they would overlap, with a line back to the curve.
+    """Name curves at their right end, moved apart where they would overlap, with a line back to the curve.
 
     :param ax: axes with their final limits, y axis linear
     :param x: right end of the curves
@@ -253,7 +253,7 @@ def label_ends(ax: Axes, x: float, heights: ArrayLike, names: Sequence[str], col
 
 
 def step_axis(ax: Axes, last: float) -> Axes:
-    """Environment steps from 0 to ``last`` on the x axis, in thousands (k) and millions (M)."""
+    """Show environment steps from 0 to ``last`` on the x axis, in thousands (k) and millions (M)."""
     ax.set_xlim(0, last)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.set_xlabel("environment steps")
@@ -263,13 +263,9 @@ def step_axis(ax: Axes, last: float) -> Axes:
 
 def _moved_apart(heights: Array, gap: float, top: float) -> Array:
     """Sorted heights moved up to be ``gap`` apart, then down again below ``top``."""
-    placed = heights.copy()
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    placed[-1] = min(placed[-1], top)
-    for i in range(len(placed) - 2, -1, -1):
-        placed[i] = min(placed[i], placed[i + 1] - gap)
-    return placed
+    offsets = gap * np.arange(len(heights))
+    up = np.maximum.accumulate(heights - offsets) + offsets
+    return np.minimum.accumulate((np.minimum(up, top) - offsets)[::-1])[::-1] + offsets
 
 
 def _steps(history: Mapping[str, Any]) -> NDArray[np.int64]:

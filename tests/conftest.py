@@ -16,6 +16,14 @@ from sb3_mirl.soft_dqn.policies import SoftQPolicy
 th.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever a test before has asked for: sums depend on it, and some tests compare them with another process's."""
+    if th.get_num_threads() != 1:
+        print("threads were", th.get_num_threads())
+        th.set_num_threads(1)
+
+
 class ScriptedEnv(gym.Env[np.ndarray, int]):
     """Random observations and rewards from a seed, episodes of fixed length; one step can be made to go wrong."""
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import queue
 import subprocess
 import sys
 import time
@@ -14,35 +13,31 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl.common.files import FolderInUse, claimed
-from sb3_mirl.experiments import cell as cells
-from sb3_mirl.experiments import runner
-from sb3_mirl.experiments.cell import Cell, Settings, Suite, run_cell
+from sb3_mirl.experiments import Run, Settings, Suite, runner, training
 
 ROOT = Path(__file__).resolve().parents[1]
-CELL = Cell("game", "mirl", 0)
+RUN = Run("game", "mirl", 0)
 SETTINGS = Settings(timesteps=800, snapshot_every=800, preset="default")
 fork = multiprocessing.get_context("fork") if sys.platform == "linux" else None
 on_linux = pytest.mark.skipif(fork is None, reason="forks, and reads /proc")
 
 
 def nothing(*_: Any) -> Any:
-    raise AssertionError("the cell was run")
+    raise AssertionError("it was run")
 
 
 NEVER_RUN = Suite("none", nothing, nothing)
 
 
-def test_a_cell_that_another_process_runs_is_left_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(runner, "_steps", steps := queue.SimpleQueue())
-    with claimed(tmp_path / CELL.folder):
+def test_what_another_process_runs_is_left_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported: list[int] = []
+    with claimed(tmp_path / RUN.folder):
         with pytest.raises(FolderInUse, match="Another process is writing to .*seed_0: wait for it, or choose another"):
-            run_cell(CELL, NEVER_RUN, SETTINGS, tmp_path, "cpu", nothing)
-        assert runner._run(CELL, NEVER_RUN, SETTINGS, tmp_path, "cpu") is None, "not a failure"
+            training.train(RUN, NEVER_RUN, SETTINGS, tmp_path, "cpu", nothing)
+        runner._run(reported.append, RUN, NEVER_RUN, SETTINGS, tmp_path, "cpu")  # raises nothing: not a failure
     assert "seed_0 is being run by another process, and left to it" in capsys.readouterr().out
-    assert steps.get() == SETTINGS.timesteps, "the progress bar reaches its end"
-    assert [path.name for path in (tmp_path / CELL.folder).iterdir()] == [".lock"], "nothing was written"
+    assert reported == [SETTINGS.timesteps], "the progress bar reaches its end"
+    assert [path.name for path in (tmp_path / RUN.folder).iterdir()] == [".lock"], "nothing was written"
 
 
 def _run_and_note(out: Path, barrier: Any) -> None:
@@ -50,20 +45,20 @@ def _run_and_note(out: Path, barrier: Any) -> None:
         with (out / "trained").open("a") as file:
             file.write("once\n")
         time.sleep(0.2)
-        (out / CELL.folder / "settings.json").write_text("{}")
-        (out / CELL.folder / "done").touch()
+        (out / RUN.folder / "settings.json").write_text("{}")
+        (out / RUN.folder / "done").touch()
 
-    cells._train, cells.is_done = train, lambda *_: (out / CELL.folder / "done").exists()  # type: ignore[assignment]
+    training._train, training.is_done = train, lambda *_: (out / RUN.folder / "done").exists()  # type: ignore[assignment]
     barrier.wait()
     for _ in range(40):
         try:
-            run_cell(CELL, NEVER_RUN, SETTINGS, out, "cpu", nothing)
+            training.train(RUN, NEVER_RUN, SETTINGS, out, "cpu", nothing)
         except FolderInUse:
             time.sleep(0.02)
 
 
 @on_linux
-def test_a_cell_is_trained_once_however_many_processes_want_it(tmp_path: Path) -> None:
+def test_a_run_is_trained_once_however_many_processes_want_it(tmp_path: Path) -> None:
     assert fork is not None
     barrier = fork.Barrier(4)
     processes = [fork.Process(target=_run_and_note, args=(tmp_path, barrier)) for _ in range(4)]

@@ -18,12 +18,13 @@ from sb3_mirl import MIRL, PriorCallback
 from sb3_mirl.atari import GAMES, normalized_score
 from sb3_mirl.atari.scores import game_name
 from sb3_mirl.envs import GridWorldEnv
-from sb3_mirl.experiments.cell import Cell, Settings, is_done
+from sb3_mirl.experiments import Run, Settings
 from sb3_mirl.experiments.snapshots import read_evaluations, read_history, read_table
+from sb3_mirl.experiments.training import is_done
 from sb3_mirl.tabular import QLearning, TabularMDP, soft_value_iteration
 from tests.conftest import SMALL, ScriptedEnv
 
-CELL, SETTINGS = Cell("Breakout", "mirl", 0), Settings(80, 40, "paper")
+RUN, SETTINGS = Run("Breakout", "mirl", 0), Settings(80, 40, "paper")
 
 
 def fuzz(max_examples: int) -> Any:
@@ -104,7 +105,7 @@ def check_weights(path: Path) -> None:
 
 
 def check_evaluations(path: Path) -> None:
-    data = read_evaluations(path, before=2)
+    data = read_evaluations(path)
     assert len(data["timesteps"]) == len(data["results"]) == len(data["ep_lengths"])
 
 
@@ -114,10 +115,10 @@ def check_history(path: Path) -> None:
 
 
 def check_settings(path: Path) -> None:
-    folder = path.parent / CELL.folder
+    folder = path.parent / RUN.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_bytes(path.read_bytes())
-    assert is_done(CELL, SETTINGS, path.parent) is False
+    assert is_done(RUN, SETTINGS, path.parent) is False
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], int]] = {

@@ -1,5 +1,6 @@
 """Whole runs: SB3's DQN, given a coin per environment, and SoftDQN at beta = inf act and learn alike, step for step."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.experiments.agents import make_agent
 
+SCRIPT = Path(__file__).parent.parent / "examples" / "same_run_as_sb3.py"
+runpy.run_path(str(SCRIPT))  # adds "sb3_dqn_coins" to the agents
 N_ENVS, LEARNING_STARTS, STEPS = 4, 200, 600
 HYPERPARAMETERS = dict(
     learning_rate=1e-4, buffer_size=2000, learning_starts=LEARNING_STARTS, target_update_interval=200,
@@ -50,8 +53,14 @@ def test_a_run_is_dqns(policy: str, make_env: Any, update_path: str) -> None:
 def test_side_by_side(coin: tuple[str, ...], differs: bool) -> None:
     """The example that compares runs of any length, small."""
     pytest.importorskip("minatar")
-    script = Path(__file__).parent.parent / "examples" / "same_run_as_sb3.py"
-    line = [sys.executable, str(script), "--timesteps", "6e3", *coin]
+    line = [sys.executable, str(SCRIPT), "--timesteps", "6e3", *coin]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == differs, done.stderr
-    assert ("6000 steps, 125 rollouts: 0 differ" in done.stdout) is not differs
+    assert ("The runs agree: 750 rollouts, 0 differ" in done.stdout) is not differs
+    assert ("The runs DIFFER: 750 rollouts" in done.stdout) is differs
+
+
+def test_a_comparison_without_learning_is_no_agreement() -> None:
+    pytest.importorskip("minatar")
+    done = subprocess.run([sys.executable, str(SCRIPT), "--timesteps", "80"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "Neither has learned anything: learning starts at step 5000." in done.stderr

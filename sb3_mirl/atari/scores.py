@@ -75,10 +75,12 @@ _BY_KEY = {game.lower(): game for game in GAMES}
 
 def game_name(game: str) -> str:
     """
+    Return the paper's spelling of a game.
+
     :param game: "SpaceInvaders", "SpaceInvadersNoFrameskip-v4", "ALE/SpaceInvaders-v5" or "space_invaders"
-    :return: the paper's spelling, "SpaceInvaders"
+    :return: "SpaceInvaders"
     :raises TypeError: if it is not a string
-    :raises ValueError: if it is none of the paper's 19 games
+    :raises ValueError: if it is not one of the paper's 19 games
     """
     if not isinstance(game, str):
         raise TypeError(f"game must be a string such as 'Seaquest', got {game!r} of type {type(game).__name__}")
@@ -94,7 +96,7 @@ def normalized_score(game: str, score: float, human: str = "mnih2015") -> float:
 def normalized_score(game: str, score: ArrayLike, human: str = "mnih2015") -> NDArray[np.float64]: ...
 def normalized_score(game: str, score: ArrayLike, human: str = "mnih2015") -> float | NDArray[np.float64]:
     """
-    100 (score - random) / (human - random), section 5.2 of the MIRL paper.
+    Return 100 (score - random) / (human - random), section 5.2 of the MIRL paper.
 
     The paper's own numbers need ``"mnih2015"``: its 2178 to 2339 per cent in Boxing, where no score exceeds 100, are
     only possible with the human score 4.3 of that table. ``"wang2016"`` compares with results normalised by rliable,

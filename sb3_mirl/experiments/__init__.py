@@ -3,8 +3,19 @@
 Needs the extra ``plots`` (pandas, rliable).
 """
 
-from sb3_mirl.experiments.agents import AGENTS
-from sb3_mirl.experiments.cell import Cell, Settings, Suite
-from sb3_mirl.experiments.runner import run_all
+import warnings
+from typing import Any
 
-__all__ = ["AGENTS", "Cell", "Settings", "Suite", "run_all"]
+from sb3_mirl.experiments.agents import AGENTS
+from sb3_mirl.experiments.games import ATARI, MINATAR
+from sb3_mirl.experiments.runner import run_all
+from sb3_mirl.experiments.settings import Run, Settings, Suite
+
+__all__ = ["AGENTS", "ATARI", "MINATAR", "Run", "Settings", "Suite", "run_all"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Cell":
+        warnings.warn("sb3_mirl.experiments.Cell is now called Run.", FutureWarning, stacklevel=2)
+        return Run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,11 @@
 """The agents that the paper compares, two that take MIRL apart, and SB3's own DQN."""
 
+import difflib
 import inspect
 import math
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -18,22 +19,6 @@ from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 MIX = 0.1
 """Weight of the uniform distribution in the exploration of "mirl_mix"."""
 
-
-class CoinEachDQN(DQN):
-    """SB3's DQN with a coin for each environment, and our way to draw the random actions; SB3 throws one coin for all."""
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As in SB3, for a batch of observations."""
-        actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
-        if deterministic:
-            return actions, state
-        coins, draws = np.random.rand(2, len(actions))
-        random = (draws * int(self.action_space.n)).astype(int)  # type: ignore[attr-defined]
-        return np.where(coins < self.exploration_rate, random, actions), state
-
-
 AGENTS: dict[str, tuple[type[DQN], dict[str, Any]]] = {
     "dqn": (SoftDQN, {"beta_schedule": "constant", "beta_init": math.inf}),
     "sql": (SoftDQN, {}),
@@ -42,28 +27,28 @@ AGENTS: dict[str, tuple[type[DQN], dict[str, Any]]] = {
     "mirl_u": (MIRL, {"exploration": "uniform"}),
     "mirl_mix": (MIRL, {"exploration_mix": MIX}),
     "sb3_dqn": (DQN, {}),
-    "sb3_dqn_coins": (CoinEachDQN, {}),
 }
-"""Name: class and arguments. ``sql`` and ``sql_m`` are the ablation of the paper's Figure 3. ``mirl_u`` learns with the
-prior but explores uniformly, ``mirl_mix`` is section 7's remedy for useful but rare actions. ``dqn`` is this package's, at
-beta = inf; ``sb3_dqn`` is Stable-Baselines3's, to be compared with it, and ``sb3_dqn_coins`` differs from ``dqn`` in nothing
-that is meant to matter."""
+"""Name: class and arguments. ``dqn`` is this package's ``SoftDQN`` at beta = inf, ``sb3_dqn`` Stable-Baselines3's own.
+``sql`` and ``sql_m`` are the ablation of the paper's Figure 3. ``mirl_u`` learns with the prior but explores uniformly,
+``mirl_mix`` is section 7's remedy for useful but rare actions."""
 
 
 def make_agent(name: str, env: VecEnv, policy: str, hyperparameters: dict[str, Any], **kwargs: Any) -> DQN:
     """
+    Make an untrained agent.
+
     :param name: a key of :data:`AGENTS`
     :param env: training environment
     :param policy: such as "CnnPolicy"
-    :param hyperparameters: the same for all agents; each is given those it knows
+    :param hyperparameters: the same for all agents; each is given those that it has
     :param kwargs: further arguments, such as ``seed`` and ``device``
-    :raises ValueError: for an unknown name
+    :raises ValueError: for an unknown name, and for hyperparameters that no agent has
     """
     if name not in AGENTS:
         raise ValueError(f"Unknown agent {name!r}, choose from {', '.join(AGENTS)}.")
+    check_hyperparameters(hyperparameters)
     agent_class, chosen = AGENTS[name]
-    bases = [base for base in agent_class.__mro__ if issubclass(base, DQN)]
-    known = set[str]().union(*(inspect.signature(base).parameters for base in bases))
+    known = _arguments(agent_class)
     shared = {name: value for name, value in hyperparameters.items() if name in known}
     if not issubclass(agent_class, SoftDQN):
         shared = {
@@ -74,6 +59,26 @@ def make_agent(name: str, env: VecEnv, policy: str, hyperparameters: dict[str, A
     else:
         shared["preset"] = "paper"
     return agent_class(**{**shared, **chosen, **kwargs, "policy": policy, "env": env})
+
+
+def check_hyperparameters(names: Iterable[str]) -> None:
+    """
+    Refuse misspelt hyperparameters; some agent of :data:`AGENTS` must have each.
+
+    :raises ValueError: naming the first that no agent has
+    """
+    known = set[str]().union(*(_arguments(agent_class) for agent_class, _ in AGENTS.values()))
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(known))}."
+            raise ValueError(f"No agent has a hyperparameter {name!r}: {hint}")
+
+
+def _arguments(agent_class: type[DQN]) -> set[str]:
+    bases = [base for base in agent_class.__mro__ if issubclass(base, DQN)]
+    names = set[str]().union(*(inspect.signature(base).parameters for base in bases))
+    return {name for name in names if not name.startswith("_")} - {"args", "kwargs", "policy", "env"}
 
 
 def _our_defaults(env: VecEnv) -> dict[str, Any]:

@@ -1,91 +1,128 @@
-"""All runs of an experiment in worker processes, with one progress bar."""
+"""All runs of an experiment, each in a process of its own, with one progress bar."""
 
-import gc
 import multiprocessing
 import os
-import queue
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from tqdm import tqdm
 
-from sb3_mirl.common.files import FolderInUse
+from sb3_mirl.common.files import FolderInUse, write_whole
 from sb3_mirl.common.workers import usable_cpus
-from sb3_mirl.experiments.cell import Cell, Settings, Suite, is_done, run_cell
+from sb3_mirl.experiments.settings import Run, Settings, Suite
+from sb3_mirl.experiments.snapshots import Report
+from sb3_mirl.experiments.training import is_done, train
 
-POLL_SECONDS = 0.5
-_steps: Any = None  # in a worker: the queue of (environment steps) to the parent
+Workers = dict[Connection, tuple[Run, BaseProcess]]
+"""By the parent's end of the pipe through which a run reports environment steps."""
 
 
 def run_all(
-    cells: Sequence[Cell], suite: Suite, settings: Settings, out: Path, jobs: int = 1, device: str = "auto"
-) -> list[Cell]:
+    runs: Sequence[Run], suite: Suite, settings: Settings, out: Path, jobs: int = 1, device: str = "auto"
+) -> list[Run]:
     """
-    Runs the cells that are not done, in the order given. Workers share the CPUs evenly. Several commands may work on one
-    folder at the same time: each cell is run by one of them.
+    Train and evaluate the agents of all runs that are not done, in the order given. The processes share the CPUs evenly.
+    Several commands may work on one folder at the same time: each run is left to one of them.
 
-    :param cells: what to run
+    At Ctrl-C, every run saves a checkpoint and ends; at the second one they end at once.
+
+    :param runs: what to run
     :param suite: the family of the games
-    :param settings: shared by all cells
+    :param settings: shared by all runs
     :param out: folder of the experiment
-    :param jobs: worker processes
+    :param jobs: runs at the same time
     :param device: as in SB3
-    :return: the cells that failed; each one's traceback is printed and written to ``error.txt`` in its folder
-    :raises ValueError: if the settings do not fit together, or are not those with which a cell was begun
+    :return: the runs that failed; the traceback of each is printed and written to ``error.txt`` in its folder
+    :raises ValueError: if the settings do not fit together, or are not those with which a run was begun
     """
     settings.check()
-    todo = [cell for cell in cells if not is_done(cell, settings, out)]
-    context = multiprocessing.get_context("spawn")
-    steps = context.Queue()
-    threads = max(1, usable_cpus() // jobs)
-    with (
-        _progress_bar(len(cells) * settings.timesteps) as bar,
-        ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(steps, threads)) as pool,
-    ):
-        bar.update((len(cells) - len(todo)) * settings.timesteps)
-        futures = {pool.submit(_run, cell, suite, settings, out, device): cell for cell in todo}
+    waiting = [run for run in runs if not is_done(run, settings, out)]
+    failed: list[Run] = []
+    workers: Workers = {}
+    task = (max(1, usable_cpus() // jobs), suite, settings, out, device)
+    # a log file gets a line now and then, not one for every update
+    every = 0.5 if sys.stderr.isatty() else 60.0
+    total = len(runs) * settings.timesteps
+    with tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every) as bar:
+        bar.update(total - len(waiting) * settings.timesteps)
         try:
-            return _follow(futures, steps, bar, len(cells))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _follow(futures: "dict[Future[str | None], Cell]", steps: Any, bar: Any, n_cells: int) -> list[Cell]:
-    failed, running = [], dict(futures)
-    while running:
-        bar.set_description(f"{n_cells - len(running)}/{n_cells} runs done", refresh=False)
-        try:
-            bar.update(steps.get(timeout=POLL_SECONDS))
-        except queue.Empty:
-            bar.update(0)
-        for future in [future for future in running if future.done()]:
-            cell, error = running.pop(future), future.result()
-            if error is not None:
-                failed.append(cell)
-                tqdm.write(f"{cell.game} {cell.agent} seed {cell.seed} failed:\n{error}")
-    bar.set_description(f"{n_cells - len(failed)}/{n_cells} runs done")
+            while waiting or workers:
+                while waiting and len(workers) < jobs:
+                    _start(workers, waiting.pop(0), *task)
+                failed += _follow(workers, bar)
+                done = len(runs) - len(waiting) - len(workers) - len(failed)
+                bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
+        finally:
+            _end([process for _, process in workers.values()])
     return failed
 
 
-def _progress_bar(total: int) -> Any:
-    # a log file gets a line now and then, not one for every update
-    interval = 0.5 if sys.stderr.isatty() else 60.0
-    return tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=interval, maxinterval=interval)
+def _start(workers: Workers, run: Run, *task: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs.send, run, *task))
+    process.start()
+    theirs.close()  # the process holds the only one now, and the pipe breaks when it ends, however it ends
+    workers[ours] = run, process
 
 
-def _start_worker(steps: Any, threads: int) -> None:
-    global _steps
-    _steps = steps
+def _follow(workers: Workers, bar: Any) -> list[Run]:
+    """Show the steps that are reported, and return the runs that have failed."""
+    failed = []
+    for connection in cast(list[Connection], wait(list(workers), timeout=0.5)):
+        try:
+            bar.update(connection.recv())
+        except (EOFError, OSError):
+            run, process = workers.pop(connection)
+            process.join()
+            if process.exitcode:
+                failed.append(run)
+                bar.write(f"{run} failed: exit code {process.exitcode}")
+    bar.update(0)
+    return failed
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End runs with their checkpoints saved, and at a second Ctrl-C without."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _work(report: Report, run: Run, threads: int, *task: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a terminal sends its Ctrl-C to the parent alone, which ends its runs by one signal each
     # OMP_NUM_THREADS may ask for fewer: on busy cores threads mostly wait for each other
     th.set_num_threads(min(th.get_num_threads(), threads))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _run(report, run, *task)
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _run(report: Report, run: Run, suite: Suite, settings: Settings, out: Path, device: str) -> None:
+    try:
+        train(run, suite, settings, out, device, report)
+    except FolderInUse:
+        print(f"{out / run.folder} is being run by another process, and left to it.", flush=True)
+        report(settings.timesteps)
+    except Exception:
+        error = traceback.format_exc()
+        write_whole(out / run.folder / "error.txt", "txt", lambda part: part.write_text(error))
+        raise
 
 
 def _end_with_parent() -> None:
@@ -94,21 +131,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _run(cell: Cell, suite: Suite, settings: Settings, out: Path, device: str) -> str | None:
-    """The traceback, if the cell failed: the others go on."""
-    try:
-        run_cell(cell, suite, settings, out, device, _steps.put)
-        return None
-    except FolderInUse:
-        print(f"{out / cell.folder} is being run by another process, and left to it.", flush=True)
-        _steps.put(settings.timesteps)
-        return None
-    except Exception:
-        error = traceback.format_exc()
-        (out / cell.folder / "error.txt").write_text(error)
-        return error
-    finally:
-        # the model and its callbacks know each other: without this its replay memory stays beside the next run's
-        gc.collect()

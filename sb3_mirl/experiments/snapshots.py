@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -11,45 +11,40 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.atari.evaluation import evaluate
-from sb3_mirl.common.files import read_arrays
+from sb3_mirl.common.files import read_arrays, write_whole
+from sb3_mirl.evaluation import evaluate
+from sb3_mirl.experiments.settings import Settings
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
 
-if TYPE_CHECKING:
-    from sb3_mirl.experiments.cell import Settings
-
 Report = Callable[[int], None]
 REPORT_EVERY = 1000  # environment steps
-HISTORY = "prior_history.npz"
-SNAPSHOTS = "snapshots.csv"
+EVALUATIONS, HISTORY, SNAPSHOTS = "evaluations.npz", "prior_history.npz", "snapshots.csv"
 COLUMNS = ("timesteps", "beta", "training_score", "seconds")
 
 
 class SnapshotCallback(BaseCallback):
     """
-    Every ``snapshot_every`` environment steps: evaluates the agent in each way asked for, and writes
+    Every ``snapshot_every`` environment steps: evaluate the agent in each way asked for, and write
 
     - ``<exploration>/evaluations.npz``, SB3's format: ``timesteps`` (T,), ``results`` and ``ep_lengths`` (T, episodes)
     - ``snapshots.csv``: timesteps, beta, training_score (mean return of the last training episodes), seconds
     - ``prior_history.npz`` of MIRL, as :meth:`sb3_mirl.PriorCallback.save` does
 
+    TensorBoard gets the evaluations' means as ``eval/mean_reward_<exploration>``, beside what the agent logs.
     The evaluation draws from its own random numbers: training is the same whether and how one evaluates.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        evaluation: VecEnv,
-        settings: "Settings",
-        report: Report,
-    ) -> None:
+    def __init__(self, folder: Path, evaluation: VecEnv, settings: Settings, report: Report) -> None:
         super().__init__()
         self.folder, self.evaluation, self.settings, self.report = folder, evaluation, settings, report
 
     def _on_training_start(self) -> None:
         self._begun, self._reported = time.monotonic(), self.num_timesteps
-        self._rows = _read_rows(self.folder / SNAPSHOTS, self.num_timesteps)
+        self.report(self.num_timesteps)
+        path = self.folder / SNAPSHOTS
+        before = read_table(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+        self._rows: list[dict[Any, Any]] = before[before["timesteps"] <= self.num_timesteps].to_dict("records")
         self._seconds_before = self._rows[-1]["seconds"] if self._rows else 0.0
 
     def _on_step(self) -> bool:
@@ -66,6 +61,7 @@ class SnapshotCallback(BaseCallback):
     def _snapshot(self, model: DQN) -> None:
         for exploration in self.settings.eval_exploration:
             self._evaluate(model, exploration)
+        model.dump_logs()
         episodes: list[dict[str, Any]] = list(model.ep_info_buffer or [])
         self._rows.append(
             {
@@ -75,46 +71,56 @@ class SnapshotCallback(BaseCallback):
                 "seconds": self._seconds_before + time.monotonic() - self._begun,
             }
         )
-        pd.DataFrame(self._rows).to_csv(self.folder / SNAPSHOTS, index=False)
+        write_csv(pd.DataFrame(self._rows), self.folder / SNAPSHOTS)
         if isinstance(model, MIRL) and model.prior_callback is not None:
             model.prior_callback.save(self.folder / HISTORY)
 
     def _evaluate(self, model: DQN, exploration: str) -> None:
+        now, settings = self.num_timesteps, self.settings
         returns, lengths = evaluate(
-            model, self.evaluation, self.settings.eval_episodes, self.settings.eval_epsilon, exploration,
-            seed=self.num_timesteps,
-        )  # fmt: skip
-        path = self.folder / exploration / "evaluations.npz"
-        path.parent.mkdir(exist_ok=True)
-        past = read_evaluations(path, self.num_timesteps)
-        np.savez_compressed(
-            path,
-            timesteps=np.append(past["timesteps"], self.num_timesteps),
-            results=np.concatenate([past["results"].reshape(-1, len(returns)), returns[None]]),
-            ep_lengths=np.concatenate([past["ep_lengths"].reshape(-1, len(lengths)), lengths[None]]),
+            model, self.evaluation, settings.eval_episodes, settings.eval_epsilon, exploration, seed=now
         )
+        self.logger.record(f"eval/mean_reward_{exploration}", returns.mean())
+        arrays = {"timesteps": np.array([now]), "results": returns[None], "ep_lengths": lengths[None]}
+        path = self.folder / exploration / EVALUATIONS
+        if path.exists():
+            past = read_evaluations(path)
+            # a run that was killed after its last checkpoint comes here a second time
+            kept = past["timesteps"] < now
+            arrays = {name: np.concatenate([past[name][kept], row]) for name, row in arrays.items()}
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, "npz", lambda part: _write_arrays(part, arrays))
 
 
-def read_evaluations(path: Path, before: int | None = None) -> dict[str, np.ndarray]:
+def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    """Write a table without its index; an older file is replaced when the new one is whole."""
+    write_whole(path, "csv", lambda part: table.to_csv(part, index=False, float_format=float_format))
+
+
+def _write_arrays(part: Path, arrays: dict[str, np.ndarray]) -> None:
+    # an open file, as NumPy would append ".npz" to the name
+    with part.open("wb") as file:
+        np.savez_compressed(file, **cast(dict[str, Any], arrays))
+
+
+def read_evaluations(path: Path) -> dict[str, np.ndarray]:
     """
-    :param path: an ``evaluations.npz``; it need not exist
-    :param before: drop the evaluations from this step on
+    Read and check an ``evaluations.npz``.
+
     :return: ``timesteps`` (T,), ``results`` (T, episodes) and ``ep_lengths`` (T, episodes)
     :raises ValueError: if the file is damaged
     """
-    if not path.exists():
-        return {"timesteps": np.zeros(0, dtype=int), "results": np.zeros((0, 0)), "ep_lengths": np.zeros((0, 0), dtype=int)}
     names = ("timesteps", "results", "ep_lengths")
     data = read_arrays(path, names)
     if [data[name].ndim for name in names] != [1, 2, 2]:
         raise ValueError(f"{path} holds no evaluations: results must be (timesteps, episodes). Remove it.")
-    kept = np.ones(len(data["timesteps"]), dtype=bool) if before is None else data["timesteps"] < before
-    return {name: data[name][kept] for name in names}
+    return data
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """
-    :param path: a ``snapshots.csv``
+    Read and check a run's ``snapshots.csv``.
+
     :raises ValueError: if it is damaged
     """
     try:
@@ -129,18 +135,13 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
     """
-    :param path: what :meth:`sb3_mirl.PriorCallback.save` wrote
+    Read and check what :meth:`sb3_mirl.PriorCallback.save` wrote.
+
     :return: ``timesteps`` (T,), ``prior`` (T, A), ``beta``, ``beta_max_q`` and ``mutual_information`` (T,), ``actions`` (A,)
     :raises ValueError: if it is damaged
     """
     data = read_arrays(path, ("timesteps", "prior", "beta", "beta_max_q", "mutual_information"))
     if "actions" not in data or data["prior"].shape[1:] not in (data["actions"].shape, ()):
         raise ValueError(f"{path} holds no history of a prior: it must have one name per action. Remove it.")
-    return data
-
-
-def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = read_table(path)
-    return cast(list[dict[str, Any]], rows[rows["timesteps"] <= last].to_dict("records"))
+    # () stands for no point yet, before learning_starts
+    return {**data, "prior": data["prior"].reshape(len(data["prior"]), len(data["actions"]))}

@@ -1,9 +1,11 @@
 """
-Aggregates over games and seeds with bootstrap intervals, by rliable.
+Means over seeds, their differences, and aggregates over games and seeds, with bootstrap intervals.
 
 Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-https://arxiv.org/abs/2108.13264. Intervals are 95 per cent, from bootstraps of the seeds stratified by game. Where all
-agents have only one seed there is nothing to resample, and the ends of the intervals are NaN.
+https://arxiv.org/abs/2108.13264 (rliable). Intervals are 95 per cent, from the percentiles of bootstraps of the seeds,
+stratified by game and agent. They never leave the range of the scores, as Student's do where few seeds fall into two
+groups; but with few seeds they are too narrow, as nothing is drawn that was not seen. Of one seed there is nothing to
+resample, and the ends of its interval are NaN.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rliable import library as rly
 from rliable import metrics
 
@@ -26,10 +28,37 @@ class Estimate(NamedTuple):
     low: Array
     high: Array
 
+    def __format__(self, spec: str) -> str:
+        """Format a single number as "point [low, high]", or alone where there is no interval."""
+        point, low, high = (format(part.item(), spec) for part in self)
+        return point if np.isnan(self.low) else f"{point} [{low}, {high}]"
+
+
+def mean(scores: ArrayLike, reps: int = REPS) -> Estimate:
+    """
+    Estimate the mean over the seeds.
+
+    :param scores: (seeds, ...)
+    :return: estimates (...)
+    """
+    return _intervals({"": np.expand_dims(scores, 1)}, lambda x: x.mean(axis=(0, 1)), reps)[""]
+
+
+def difference(x: ArrayLike, y: ArrayLike, reps: int = REPS) -> Estimate:
+    """
+    Estimate the mean of x less that of y; the seeds of both are resampled apart.
+
+    :param x: scores (seeds,)
+    :param y: scores (other seeds,)
+    :return: estimate ()
+    """
+    both = [np.expand_dims(scores, 1) for scores in (x, y)]
+    return _intervals({"": both}, lambda a, b: a.mean() - b.mean(), reps)[""]
+
 
 def iqm(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
     """
-    Interquartile mean over seeds and games.
+    Estimate the interquartile mean over seeds and games.
 
     :param scores: for each agent (seeds, games, T)
     :return: for each agent estimates (T,)
@@ -39,7 +68,7 @@ def iqm(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
 
 def median(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
     """
-    Median over games of the mean over seeds, the measure of the MIRL paper's Figures 2 and 3.
+    Estimate the median over games of the mean over seeds, the measure of the MIRL paper's Figures 2 and 3.
 
     :param scores: for each agent (seeds, games, T)
     :return: for each agent estimates (T,)
@@ -51,7 +80,7 @@ def performance_profile(
     scores: Mapping[str, Array], thresholds: Sequence[float] | Array, reps: int = REPS
 ) -> dict[str, Estimate]:
     """
-    Fraction of runs with a score above each threshold.
+    Estimate the fraction of runs with a score above each threshold.
 
     :param scores: for each agent (seeds, games)
     :param thresholds: (n,)
@@ -65,28 +94,28 @@ def probability_of_improvement(
     scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]], reps: int = REPS
 ) -> dict[str, Estimate]:
     """
-    Probability that a run of x scores higher than one of y in a game drawn at random; ties count half.
+    Estimate the probability that a run of x scores higher than one of y in a game drawn at random; ties count half.
 
     :param scores: for each agent (seeds, games)
     :param pairs: (x, y)
-    :return: for each pair, named "x,y", estimates (1,)
+    :return: for each pair, named "x,y", estimate ()
     """
     both = {f"{x},{y}": [scores[x], scores[y]] for x, y in pairs}
-    with _seeded():
-        points, ends = rly.get_interval_estimates(both, metrics.probability_of_improvement, reps=reps)
-    return {key: _estimate(np.atleast_1d(points[key]), ends[key], len(both[key][0])) for key in both}
+    return _intervals(both, metrics.probability_of_improvement, reps)
 
 
-def _intervals(scores: Mapping[str, Array], aggregate: Callable[[Array], Array], reps: int) -> dict[str, Estimate]:
+def _intervals(
+    scores: Mapping[str, Array | Sequence[Array]], aggregate: Callable[..., ArrayLike], reps: int
+) -> dict[str, Estimate]:
     with _seeded():
         points, ends = rly.get_interval_estimates(dict(scores), aggregate, reps=reps)
-    return {agent: _estimate(points[agent], ends[agent], len(scores[agent])) for agent in scores}
-
-
-def _estimate(point: Array, ends: Array, n_seeds: int) -> Estimate:
-    low, high = np.asarray(ends, dtype=np.float64)
-    unknown = np.full_like(low, np.nan)
-    return Estimate(np.asarray(point), *((low, high) if n_seeds > 1 else (unknown, unknown)))
+    estimates = {}
+    for key, samples in scores.items():
+        n_seeds = min(map(len, samples)) if isinstance(samples, list) else len(samples)
+        point = np.asarray(points[key])
+        low, high = np.reshape(ends[key] if n_seeds > 1 else np.full_like(ends[key], np.nan), (2, *point.shape))
+        estimates[key] = Estimate(point, low, high)
+    return estimates
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""The weakness that section 7 of the MIRL paper names: an action that is useful only once and punished elsewhere."""
+"""The weakness that section 7 of the MIRL paper names: an action that is useful in one place and punished elsewhere."""
 
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-
-RARE_ACTION = "rare_action"
 
 
 class RareActionEnv(gym.Env[Any, Any]):
@@ -32,7 +30,7 @@ class RareActionEnv(gym.Env[Any, Any]):
         self.room = self.elapsed = 0
 
     def get_action_meanings(self) -> list[str]:
-        """The name of each action, in order."""
+        """Return the name of each action, in order."""
         return ["LEFT", "RIGHT", "PUSH"]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -57,18 +55,3 @@ class RareActionEnv(gym.Env[Any, Any]):
 
     def _observation(self) -> np.ndarray:
         return np.eye(self.length, dtype=np.float32)[self.room]
-
-
-def rare_action_hyperparameters() -> tuple[str, dict[str, Any]]:
-    """Those of MinAtar, scaled to tens of thousands of steps and a small network."""
-    return "MlpPolicy", {
-        "learning_rate": 1e-3,
-        "buffer_size": 10_000,
-        "learning_starts": 1_000,
-        "target_update_interval": 400,
-        "exploration_fraction": 0.1,
-        "exploration_final_eps": 0.1,
-        "beta_lr": 1e-3,
-        "prior_lr": 2e-3,  # Table 2 of the MIRL paper
-        "policy_kwargs": {"net_arch": [64]},
-    }
