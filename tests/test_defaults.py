@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_mirl import MIRL, ResumableCheckpoint, SoftDQN, resume
-from sb3_mirl.soft_dqn.defaults import PAPER, PAPER_BUDGET, choose, doubts, sees_images
+from sb3_mirl.soft_dqn.defaults import PAPER, PAPER_BUDGET, FallingRate, choose, doubts, sees_images
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.conftest import ScriptedEnv
 
@@ -51,7 +51,7 @@ class TestChoose:
         columns = {name: [choose("auto", images, budget, 1)[name] for budget in BUDGETS] for name in PAPER}
         for name in ("buffer_size", "learning_starts", "target_update_interval"):
             assert columns[name] == sorted(columns[name]), name
-        for name in ("learning_rate", "exploration_fraction", "beta_lr", "prior_lr"):
+        for name in ("exploration_fraction", "beta_lr", "prior_lr", *(["learning_rate"] if images else [])):
             assert columns[name] == sorted(columns[name], reverse=True), name
 
     @pytest.mark.parametrize("images", [False, True])
@@ -61,6 +61,9 @@ class TestChoose:
         MIRL("MlpPolicy", ScriptedEnv(), **chosen, **NET)  # type: ignore[arg-type]  # checks the ranges
         assert all(isinstance(chosen[name], int) for name, value in PAPER.items() if isinstance(value, int))
         assert chosen["target_update_interval"] >= 64
+
+    def test_the_rate_falls(self) -> None:
+        assert [FallingRate(2e-3)(remaining) for remaining in (1.0, 0.25, 0.0)] == [2e-3, 5e-4, 0.0]
 
     def test_an_unknown_preset_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"preset='atari' is not known, choose from 'auto', 'paper'"):
@@ -82,7 +85,7 @@ class TestModels:
         assert values_of(model) == model.chosen == chosen != choose("auto", False, model.default_budget, 2)
         assert model.replay_buffer is not None and model.replay_buffer.buffer_size * 2 == chosen["buffer_size"]
         assert model.exploration_rate == pytest.approx(chosen["exploration_final_eps"])
-        assert model.policy.optimizer.param_groups[0]["lr"] == chosen["learning_rate"]
+        assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(chosen["learning_rate"](0.0))
         assert model._n_updates > 0 and model.num_timesteps == 400
         model.learn(200, reset_num_timesteps=False)
         assert values_of(model) == chosen, "a run that goes on keeps its values"
@@ -138,7 +141,7 @@ class TestModels:
         assert "learning_starts" not in model.chosen and "batch_size" in model.chosen
 
     def test_an_untrained_model_starts_at_the_runs_beta(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def by_budget(*args: Any) -> dict[str, float]:
+        def by_budget(*args: Any) -> dict[str, Any]:
             return {**choose(*args), "beta_init": 5.0 if args[2] == 100 else 2.0}
 
         monkeypatch.setattr("sb3_mirl.soft_dqn.soft_dqn.choose", by_budget)
@@ -153,6 +156,7 @@ class TestModels:
         model = MIRL("MlpPolicy", ScriptedEnv(), verbose=1, gamma=0.9, batch_size=16, **NET).learn(400)
         (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("Chosen for 400 steps")]
         assert f"learning_starts={model.learning_starts}," in line and "batch_size" not in line
+        assert "learning_rate=0.002 falling to 0," in line
         before = values_of(model)
         model.save(tmp_path / "model")
         loaded = MIRL.load(tmp_path / "model", env=ScriptedEnv(), learning_rate=0.5)

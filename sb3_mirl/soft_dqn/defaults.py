@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from gymnasium import spaces
@@ -31,6 +32,28 @@ PAPER: Mapping[str, float] = {
 """The values of the paper's Atari experiments."""
 
 
+@dataclass(frozen=True)
+class FallingRate:
+    """
+    A learning rate that falls to 0 with the run; two of the same start are equal, which SB3's schedules are not.
+
+    :param start: rate at the beginning
+    """
+
+    start: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        """
+        Return the rate.
+
+        :param progress_remaining: 1 at the beginning of a run, 0 at its end
+        """
+        return self.start * progress_remaining
+
+    def __str__(self) -> str:
+        return f"{self.start:g} falling to 0"
+
+
 def sees_images(policy_class: type, observation_space: spaces.Space[Any]) -> bool:
     """
     Whether a policy learns from images.
@@ -55,7 +78,7 @@ def default_budget(preset: Preset, images: bool) -> int:
     return PAPER_BUDGET if images or preset == "paper" else OTHER_BUDGET
 
 
-def choose(preset: Preset, images: bool, budget: float, n_envs: int) -> dict[str, float]:
+def choose(preset: Preset, images: bool, budget: float, n_envs: int) -> dict[str, Any]:
     """
     Choose the hyperparameters of a run.
 
@@ -73,14 +96,14 @@ def choose(preset: Preset, images: bool, budget: float, n_envs: int) -> dict[str
     if preset == "paper":
         return dict(PAPER)
     budget = max(int(budget), 1)
-    chosen = {**PAPER, **(_with_images(budget) if images else _without_images(budget))}
+    chosen: dict[str, Any] = {**PAPER, **(_with_images(budget) if images else _without_images(budget))}
     chosen["buffer_size"] = min(max(budget, SHORTEST_MEMORY), 1_000_000)
     # the target network is updated at most once per call of `env.step`
     chosen["target_update_interval"] = max(int(chosen["target_update_interval"]), n_envs)
     return chosen
 
 
-def _with_images(budget: int) -> dict[str, float]:
+def _with_images(budget: int) -> dict[str, Any]:
     share = min(budget / PAPER_BUDGET, 1)
     return {
         "learning_rate": min(PAPER["learning_rate"] / math.sqrt(share), 1e-4),
@@ -92,20 +115,20 @@ def _with_images(budget: int) -> dict[str, float]:
     }
 
 
-def _without_images(budget: int) -> dict[str, float]:
+def _without_images(budget: int) -> dict[str, Any]:
     return {
-        "learning_rate": 1e-3,
+        "learning_rate": FallingRate(2e-3),
         "learning_starts": min(1_000, budget // 20),
-        "batch_size": 64,
+        "batch_size": 128,
         "target_update_interval": min(200, budget / 20),
         "exploration_fraction": 0.16,
         "exploration_final_eps": 0.05,
-        "beta_init": 100,
+        "beta_init": 10.0,
         "prior_lr": min(max(PAPER["prior_lr"], 5 / budget), 0.01),
     }
 
 
-def shown(chosen: Mapping[str, float]) -> str:
+def shown(chosen: Mapping[str, Any]) -> str:
     """
     Write hyperparameters in one line.
 

@@ -194,7 +194,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         self.update_path = update_path
         self.precision = precision
         self.preset: Preset = preset
-        self.chosen: dict[str, float] = {}  # by name, what this class has chosen for arguments that were left open
+        self.chosen: dict[str, Any] = {}  # by name, what this class has chosen for arguments that were left open
         self.chosen_for: float | None = None  # environment steps of the run for which; None before a run begins
 
         self.mean_loss: th.Tensor | None = None  # scalar, of the last updates
