@@ -1,7 +1,7 @@
 """The distribution over paths at given rewards, asked one destination at a time."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,38 +9,10 @@ from numpy.typing import NDArray
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache, in_threads
 from sb3_mirl.irl.divergence import explain
-from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes
+from sb3_mirl.irl.planning import BestPaths, origin_node
 from sb3_mirl.irl.trips import States, Trips
-
-
-@dataclass
-class BestPaths:
-    """The path of largest reward from each node of ``graph``; for rewards (m,) of which no cycle's sum is positive.
-
-    ``value`` (n,) is the path's reward, ``choice`` (n,) its first edge.
-
-    :raises ValueError: a cycle's rewards sum to more than 0
-    """
-
-    graph: DestinationGraph
-    reward: Array
-    value: Array = field(init=False)
-    choice: kernels.Starts = field(init=False)
-
-    def __post_init__(self) -> None:
-        n = self.graph.n_nodes
-        self.value, self.choice = np.full(n, -np.inf), np.full(n, -1, dtype=np.int64)
-        self.value[0] = 0.0
-        if not kernels.best_paths(self.graph.start, self.graph.head, self.reward, self.value, self.choice, n + 1):
-            raise ValueError("no path is the best: the rewards along a cycle sum to more than 0")
-
-    def path(self, node: int) -> States:
-        """The states of the path from a node."""
-        nodes = [node]
-        while nodes[-1] != 0:
-            nodes.append(int(self.graph.head[self.choice[nodes[-1]]]))
-        return self.graph.state[nodes].astype(np.int64)
 
 
 @dataclass
@@ -96,14 +68,7 @@ class PathDistribution:
         :raises ValueError: the destination is out of reach
         """
         passes = self.passes(destination, [origin])
-        node = int(passes.graph.nodes(origin))
-        if node < 0:
-            within = "" if self.graphs.horizon is None else f" within {self.graphs.horizon} edges"
-            raise ValueError(
-                f"destination {self.network.name_state(destination)} is out of reach of origin "
-                f"{self.network.name_state(origin)}{within}: there is no path to predict"
-            )
-        return passes, node
+        return passes, origin_node(self.network, passes.graph, origin)
 
     def log_partition(self, destination: int) -> Array:
         """(S,): log z, -inf where the destination is out of reach."""
@@ -111,7 +76,7 @@ class PathDistribution:
 
     def action_probabilities(self, destination: int) -> Array:
         """(E,): P(e|u), 0 where the destination is out of reach."""
-        passes, graph = self.passes(destination), None
+        passes = self.passes(destination)
         graph = passes.graph
         result = np.zeros(self.network.n_edges)
         if self.graphs.horizon is None:
@@ -160,7 +125,7 @@ class PathDistribution:
     def flows_from(self, passes: Passes, nodes: "list[int] | NDArray[np.int64]", masses: "list[float] | Array") -> Array:
         """(E,): the expected traversals by paths that begin at ``nodes``."""
         result = np.zeros(self.network.n_edges)
-        mass = np.bincount(nodes, masses, minlength=passes.graph.n_nodes)
+        mass = add_up(nodes, masses, passes.graph.n_nodes)
         passes.graph.add_to(result, *passes.edge_flows(mass))
         return result
 

@@ -12,8 +12,8 @@ from sb3_mirl.irl.passes import DestinationGraph
 
 _NAMED = 8  # states that a message names at most
 _WAY_OUT = (
-    "make the weights more negative (twice the weights halve what is left of each path's probability, and more), begin the fit "
-    "from other initial_weights, or give a horizon"
+    "make the weights more negative (longer paths must be less probable), begin the fit from other initial_weights, or give a "
+    "horizon"
 )
 
 
@@ -59,8 +59,8 @@ def explain(network: RoadNetwork, graph: DestinationGraph, rewards: Array, value
         )
     ones = csr_array((np.ones(len(graph.head)), graph.head, graph.start), shape=(graph.n_nodes,) * 2)
     component = connected_components(ones, connection="strong")[1]
-    nodes = np.flatnonzero(component == component[growing])
-    states = [int(graph.state[growing]), *(int(graph.state[node]) for node in nodes if node != growing)]
+    together = np.flatnonzero(component == component[growing])
+    states = [int(graph.state[growing]), *(int(graph.state[node]) for node in together if node != growing)]
     names = ", ".join(map(str, states[:_NAMED])) + (", ..." if len(states) > _NAMED else "")
     return PartitionDiverges(
         f"{to}: among the {len(states)} states {names} paths grow in number faster than their probability falls; {_WAY_OUT}",

@@ -5,17 +5,19 @@ Axes: S states, E edges u -> v, K features. A path is a sequence of states; each
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Union
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import coo_array, csr_array, issparse
 
 if TYPE_CHECKING:
     from scipy.sparse import spmatrix
 
 Array = NDArray[np.float64]
-Features = Union[Array, csr_array]
+Ints = NDArray[np.int64]
+Features: TypeAlias = "Array | csr_array"
 
 
 class RoadNetwork:
@@ -135,7 +137,7 @@ class RoadNetwork:
         """(K,): sum_e x_e f_e for ``edge_counts`` (E,) x."""
         return np.asarray(self.features.T @ edge_counts, dtype=np.float64)
 
-    def feature_index(self, feature: "str | int") -> int:
+    def feature_index(self, feature: "str | int | np.integer") -> int:
         """The column of a feature given by name or number.
 
         :raises ValueError: there is none
@@ -157,7 +159,7 @@ class RoadNetwork:
         index = self._index
         if all(label in index for label in path):
             return np.array([index[label] for label in path], dtype=np.int64)
-        steps = list(zip(path[:-1], path[1:], strict=True))
+        steps = list(pairwise(path))
         if steps and any(step in self._shortest for step in steps):
             for j, step in enumerate(steps):
                 if step not in self._shortest:
@@ -176,11 +178,11 @@ class RoadNetwork:
         """The label of a state, by default its number."""
         return state if self.labels is None else self.labels[state]
 
-    def name_state(self, state: int) -> str:
+    def name_state(self, state: "int | np.integer") -> str:
         """A state as messages name it."""
-        return f"state {state}" if self.labels is None else f"state {state} ({self.labels[state]!r})"
+        return f"state {state}" if self.labels is None else f"state {state} ({self.label(int(state))!r})"
 
-    def name_edge(self, edge: int) -> str:
+    def name_edge(self, edge: "int | np.integer") -> str:
         """An edge as messages name it."""
         return f"edge {edge} ({self.tail[edge]} -> {self.head[edge]})"
 
@@ -211,18 +213,11 @@ class RoadNetwork:
         return lengths
 
     def _check_finite(self) -> None:
-        values = self.features if isinstance(self.features, np.ndarray) else self.features.data
-        if not np.isfinite(values).all():
-            rows, columns = np.nonzero(~np.isfinite(values)) if values.ndim == 2 else (None, None)
-            if rows is None:
-                place = int(np.flatnonzero(~np.isfinite(values))[0])
-                row = int(np.searchsorted(self.features.indptr, place, side="right")) - 1  # type: ignore[union-attr]
-                column, value = int(self.features.indices[place]), values[place]  # type: ignore[union-attr]
-            else:
-                row, column = int(rows[0]), int(columns[0])
-                value = values[row, column]
+        entries = coo_array(self.features)  # those that are not 0
+        for place in np.flatnonzero(~np.isfinite(entries.data)):
+            row, column = (int(places[place]) for places in entries.coords)
             raise ValueError(
-                f"feature {self.feature_names[column]!r} of {self.name_edge(row)} is {value}: "
+                f"feature {self.feature_names[column]!r} of {self.name_edge(row)} is {entries.data[place]}: "
                 "features must be finite numbers, fill in what is missing"
             )
 
@@ -283,3 +278,8 @@ def _as_labels(labels: Sequence[Hashable] | None, n_states: int) -> tuple[Hashab
             f"labels must hold {n_states} different ones, got {len(labels)}, {len(set(labels))} of them different"
         )
     return labels
+
+
+def add_up(places: ArrayLike, values: ArrayLike, n: int) -> Array:
+    """(n,): the sum of the ``values`` at each of ``places``."""
+    return np.bincount(np.asarray(places), np.asarray(values), minlength=n).astype(np.float64)

@@ -1,27 +1,14 @@
 """The likelihood of paths under the model, its gradient (Eq. 6), and its Hessian."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sb3_mirl.irl.cache import in_threads
 from sb3_mirl.irl.distribution import inside
 from sb3_mirl.irl.divergence import explain
-from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes
-from sb3_mirl.irl.trips import Trips
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The paths to one destination: their origins, the sum of the paths' weights at each, and their number of edges (E,)."""
-
-    destination: int
-    origins: NDArray[np.int64]
-    weights: Array
-    edges: NDArray[np.int64]
-    edge_counts: Array
+from sb3_mirl.irl.trips import Group, Trips
 
 
 class RouteLikelihood:
@@ -47,15 +34,9 @@ class RouteLikelihood:
         self.edge_counts = trips.edge_counts(network.n_edges) / self.total
         self.mean_edges = float(self.edge_counts.sum())
         lengths = trips.sums(network.length)
-        self.groups: list[_Group] = []
+        self.groups = trips.groups()
         for destination, chosen in trips.by_destination():
             graphs.note_origins(destination, trips.origins[chosen], within=float(lengths[chosen].max()))
-            origins, place = np.unique(trips.origins[chosen], return_inverse=True)
-            along = np.flatnonzero(np.isin(trips.path, chosen))
-            edges, edge_place = np.unique(trips.edges[along], return_inverse=True)
-            counts = np.bincount(edge_place, trips.weights[trips.path[along]])
-            weights = np.bincount(place, trips.weights[chosen])
-            self.groups.append(_Group(destination, origins, weights, edges, counts))
         self._check_inside(trips)
 
     def rewards(self, weights: Array) -> Array:
@@ -102,7 +83,7 @@ class RouteLikelihood:
         dense = features if isinstance(features, np.ndarray) else features.toarray()
         dense.setflags(write=False)
 
-        def covariance(group: _Group) -> Array:
+        def covariance(group: Group) -> Array:
             passes = Passes(self.graphs.to(group.destination), rewards)
             return passes.feature_covariance(dense, _mass(passes.graph, group))
 
@@ -126,7 +107,7 @@ class RouteLikelihood:
     def _usable(self, rewards: Array) -> bool:
         return not (np.isnan(rewards).any() or (rewards == np.inf).any())
 
-    def _pass(self, group: _Group, rewards: Array) -> tuple[float, DestinationGraph, Array, Array | None]:
+    def _pass(self, group: Group, rewards: Array) -> tuple[float, DestinationGraph, Array, Array | None]:
         passes = Passes(self.graphs.to(group.destination), rewards)
         mass = _mass(passes.graph, group)
         return float(mass @ np.where(mass > 0, passes.log_z, 0)), passes.graph, *passes.edge_flows(mass)
@@ -157,9 +138,9 @@ class RouteLikelihood:
         )
 
 
-def _mass(graph: DestinationGraph, group: _Group) -> Array:
+def _mass(graph: DestinationGraph, group: Group) -> Array:
     """(n,): the sum of the weights of the paths that begin at each node."""
-    return np.bincount(graph.nodes(group.origins), group.weights, minlength=graph.n_nodes)
+    return add_up(graph.nodes(group.origins), group.weights, graph.n_nodes)
 
 
 def _dot(counts: Array, rewards: Array) -> float:

@@ -79,7 +79,7 @@ def minimise(
             if result.converged or result.n_iterations >= max_iterations or stalled >= 3:
                 return result
             direction = _direction(matrix, x, gradient, l1)
-            step = _search(function, x, result, gradient @ direction, direction, l1)
+            step = _search(function, x, result, float(gradient @ direction), direction, l1)
             if step is None:
                 return result
             new, new_gradient, new_value = step
@@ -124,7 +124,7 @@ def _search(
 def _direction(matrix: Array, x: Array, gradient: Array, l1: float) -> Array:
     """The d that minimises gradient . d + d . matrix d / 2 + l1 sum |x + d|."""
     if l1 == 0:
-        return -np.linalg.solve(matrix, gradient)
+        return np.asarray(-np.linalg.solve(matrix, gradient), dtype=np.float64)
     d = np.zeros_like(x)
     for _ in range(500):  # coordinate descent
         largest = 0.0
@@ -179,8 +179,8 @@ def exponentiated_gradient(
     """Online exponentiated gradient descent with both signs, one group of the objective's terms per step.
 
     The pair c+ exp(-eta g), c- exp(eta g) of Kivinen and Warmuth (1997) for the weight x = c+ - c- keeps c+ c- as it is: so
-    x = 2 c sinh(u) with u <- u - eta g, which multiplies large weights and adds to small ones. eta falls as 1 / sqrt(iteration);
-    the result is an average of the steps in which the later ones count more.
+    x = 2 c sinh(u) with u <- u - eta g, which multiplies large weights and adds to small ones. eta falls with the square root
+    of the iteration; the result is an average of the steps in which the later ones count more.
 
     :param group_function: number of the group and weights (K,) to the group's mean value and gradient
     :param function: the whole objective without the l1 term; evaluated once per iteration, at the average

@@ -25,7 +25,7 @@ from scipy.sparse.linalg import splu
 
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache
-from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 
 _SWEEPS = 512  # where sweeps have not settled by then, a factorisation decides
 _CHECKS = (64, 128, 256, _SWEEPS)  # after so many sweeps it is looked for growth that cannot end
@@ -88,7 +88,7 @@ class DestinationGraph:
         if len(self.node) == 1:
             total[self.edge] += flow
         else:  # an edge is there once for each number of edges to go
-            total += np.bincount(self.edge, flow, len(total))
+            total += add_up(self.edge, flow, len(total))
         if loop_flow is not None:
             there = self.loop >= 0
             total[self.loop[there]] += loop_flow[there]
@@ -368,7 +368,7 @@ def _positive_solution(graph: DestinationGraph, weight: Array, value: Array) -> 
 
     :raises Diverging: there is none
     """
-    to_destination = np.bincount(graph.tails[graph.head == 0], weight[graph.head == 0], graph.n_nodes)
+    to_destination = add_up(graph.tails[graph.head == 0], weight[graph.head == 0], graph.n_nodes)
     y = np.ones(graph.n_nodes)
     try:
         y[1:] = _solve(graph, weight, to_destination[1:])

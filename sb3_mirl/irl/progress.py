@@ -27,7 +27,7 @@ class Checkpoint:
             self.path = self.path.with_suffix(".npz")
         crc = zlib.crc32(repr(settings).encode())
         for array in (network.tail, network.head, trips.edges, trips.starts, trips.weights):
-            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+            crc = zlib.crc32(array.tobytes(), crc)
         self._fit = np.array([crc, network.n_features], dtype=np.int64)
         self.weights: Array | None = None
         if self.path.exists():

@@ -21,6 +21,7 @@ from sb3_mirl.irl.progress import Checkpoint, Progress
 from sb3_mirl.irl.trips import States, read_partial, read_state, read_states, read_trips
 from sb3_mirl.irl.weights import (
     WeightTable,
+    as_weights,
     covariance_of,
     feature_scales,
     start_weights,
@@ -47,8 +48,8 @@ class MaxEntRouteChoice(Parameters):
     :param l2: strength of the penalty l2 / 2 sum (theta_k s_k)^2
     :param optimizer: "bfgs", or the paper's online "exponentiated" gradient descent, which is for many features
     :param max_detour: consider only states within 1 + ``max_detour`` times the farthest origin's reference distance from the
-        destination: the paper's "reasonably good paths", by a rule that the weights do not change. Origins are those of ``fit``
-        and of the question
+        destination: the paper's "reasonably good paths", by a rule that the weights do not change. The origins are those of
+        ``fit`` and those asked about
     :param horizon: consider only paths of at most so many edges; None for no limit. Memory grows with it
     :param reference: (E,) probabilities of a policy, by state; the model then deviates from it as little as the features
         demand (Kullback-Leibler divergence), as MIRL's policies from their prior
@@ -64,6 +65,8 @@ class MaxEntRouteChoice(Parameters):
     expected and observed feature counts in units of s_k (with penalties: of the penalised gradient); ``converged_``;
     ``n_iterations_``, ``n_gradients_``; ``history_``: log likelihood and gap after each iteration.
     """
+
+    _answers: PathDistribution | None
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class MaxEntRouteChoice(Parameters):
         """
         model = cls(network, **parameters)
         log_reference = model._check_parameters()
-        model._set_weights(_as_weights(network, "weights", weights), model._make_graphs(log_reference), log_reference)
+        model._set_weights(as_weights(network, "weights", weights), model._make_graphs(log_reference), log_reference)
         n = network.n_features
         model.weight_errors_, model.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
         model.log_likelihood_ = model.feature_gap_ = np.nan
@@ -138,18 +141,18 @@ class MaxEntRouteChoice(Parameters):
     def _start(self, likelihood: RouteLikelihood, log_reference: Array | None) -> Array:
         if self.initial_weights is None:
             return start_weights(self.network, log_reference, signed=self.optimizer == "exponentiated")
-        start = _as_weights(self.network, "initial_weights", self.initial_weights)
+        start = as_weights(self.network, "initial_weights", self.initial_weights)
         likelihood.check_finite(start)
         return start
 
     def _minimise(self, likelihood: RouteLikelihood, start: Array, scales: Array, progress: Progress) -> Minimum:
         def function(x: Array) -> tuple[float, Array]:
             value, gradient = likelihood.value_and_gradient(x / scales)
-            return -value + self.l2 / 2 * (x @ x), self.l2 * x - gradient / scales
+            return -value + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales
 
         def group_function(group: int, x: Array) -> tuple[float, Array]:
             value, gradient = likelihood.group_gradient(group, x / scales)
-            return -value + self.l2 / 2 * (x @ x), self.l2 * x - gradient / scales
+            return -value + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales
 
         def curvature(x: Array) -> Array:
             return likelihood.information(x / scales) / np.outer(scales, scales) + self.l2 * np.eye(len(x))
@@ -327,7 +330,7 @@ class MaxEntRouteChoice(Parameters):
         self.weights_, self.farthest_ = weights, graphs.farthest
         rewards = self.network.rewards(weights)
         rewards = rewards if log_reference is None else rewards + log_reference
-        self._answers: PathDistribution | None = PathDistribution(self.network, rewards, graphs, self.n_jobs)
+        self._answers = PathDistribution(self.network, rewards, graphs, self.n_jobs)
 
     def _distribution(self) -> PathDistribution:
         """The distribution at the fitted weights; made anew after unpickling."""
@@ -337,6 +340,7 @@ class MaxEntRouteChoice(Parameters):
             graphs = self._make_graphs(log_reference)
             graphs.farthest = self.farthest_
             self._set_weights(self.weights_, graphs, log_reference)
+        assert self._answers is not None
         return self._answers
 
     def __getstate__(self) -> dict[str, Any]:
@@ -347,16 +351,6 @@ class MaxEntRouteChoice(Parameters):
 
     def _pair(self, origin: Any, destination: Any) -> tuple[int, int]:
         return self._state("origin", origin), self._state("destination", destination)
-
-
-def _as_weights(network: RoadNetwork, name: str, weights: ArrayLike) -> Array:
-    array = np.array(weights, dtype=np.float64)
-    if array.shape != (network.n_features,) or not np.isfinite(array).all():
-        raise ValueError(
-            f"{name} must hold a finite number for each of the {network.n_features} features, got "
-            f"{array if array.size <= 8 else array.shape}"
-        )
-    return array
 
 
 def _log_reference(network: RoadNetwork, reference: ArrayLike) -> Array:

@@ -7,14 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 
 States = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Group:
+    """The paths to one destination, added up: the weights by origin, and how often each edge is taken, by weight."""
+
+    destination: int
+    origins: States
+    weights: Array
+    edges: NDArray[np.int64]
+    edge_counts: Array
+
+
+@dataclass(frozen=True)
 class Trips:
-    """N paths. ``edges`` (total,) their edges one path after the other, those of path i from ``starts[i]`` (N + 1,) on.
+    """N paths. ``edges`` (total,) are theirs one after the other, those of path i from ``starts[i]`` (N + 1,) on.
 
     ``origins``, ``destinations`` and ``weights`` are (N,).
     """
@@ -39,17 +50,30 @@ class Trips:
 
     def sums(self, values: Array) -> Array:
         """(N,): the sum of edge values (E,) along each path."""
-        return np.bincount(self.path, values[self.edges], minlength=len(self))
+        return add_up(self.path, values[self.edges], len(self))
 
     def edge_counts(self, n_edges: int) -> Array:
         """(E,): how often each edge is on the paths, by weight."""
-        return np.bincount(self.edges, self.weights[self.path], minlength=n_edges)
+        return add_up(self.edges, self.weights[self.path], n_edges)
 
     def by_destination(self) -> list[tuple[int, NDArray[np.int64]]]:
         """Each destination, and which paths end there."""
         order = np.argsort(self.destinations, kind="stable")
         destinations, starts = np.unique(self.destinations[order], return_index=True)
         return list(zip(destinations.tolist(), np.split(order, starts[1:]), strict=True))
+
+    def groups(self) -> list[Group]:
+        """The paths by destination."""
+        groups = []
+        for destination, chosen in self.by_destination():
+            origins, place = np.unique(self.origins[chosen], return_inverse=True)
+            along = np.concatenate([self.along(i) for i in chosen])
+            weight = np.repeat(self.weights[chosen], np.diff(self.starts)[chosen])
+            edges, edge_place = np.unique(along, return_inverse=True)
+            counts = add_up(edge_place, weight, len(edges))
+            weights = add_up(place, self.weights[chosen], len(origins))
+            groups.append(Group(destination, origins, weights, edges, counts))
+        return groups
 
 
 def read_trips(network: RoadNetwork, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> Trips:
@@ -120,8 +144,8 @@ def edges_along(network: RoadNetwork, states: States, name: str) -> NDArray[np.i
     edges = network.find_edges(states[:-1], states[1:])
     for j in np.flatnonzero(edges < 0):
         raise ValueError(
-            f"{name} has no edge for its step {j}, from {network.name_state(states[j])} to {network.name_state(states[j + 1])}: "
-            "close the gap in the path, or split it there"
+            f"{name} has no edge for its step {j}, from {network.name_state(states[j])} to "
+            f"{network.name_state(states[j + 1])}: close the gap in the path, or split it there"
         )
     return edges
 

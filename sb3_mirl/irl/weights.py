@@ -51,6 +51,21 @@ class WeightTable:
         return "\n".join(lines)
 
 
+def as_weights(network: RoadNetwork, name: str, weights: ArrayLike) -> Array:
+    """(K,).
+
+    :param name: of the argument, for the message
+    :raises ValueError: ``weights`` has another shape, or is not finite
+    """
+    array = np.array(weights, dtype=np.float64)
+    if array.shape != (network.n_features,) or not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must hold a finite number for each of the {network.n_features} features, got "
+            f"{array if array.size <= 8 else array.shape}"
+        )
+    return array
+
+
 def weight_table(
     names: Sequence[str], weights: Array, covariance: Array, errors: Array, relative_to: int | None, worth: float
 ) -> WeightTable:
@@ -162,7 +177,7 @@ def warn_of_unidentified(names: Sequence[str], involved: ArrayLike) -> None:
     listed = ", ".join(repr(names[k]) for k in np.asarray(involved))
     if listed:
         warnings.warn(
-            f"the features {listed} are collinear along the paths (or always 0): their weights are not identified, each is one "
-            "choice of many with the same probabilities, and their errors are infinite; leave one of them out",
+            f"the features {listed} are collinear along the paths (or always 0): their weights are not identified, other ones "
+            "give the same probabilities, and their errors are infinite; leave one of them out",
             stacklevel=3,
         )
