@@ -62,6 +62,25 @@ class MaxEntIRL(Parameters):
         self.horizon, self.l2, self.dynamics, self.discount = horizon, l2, dynamics, discount
         self.feature_names, self.tolerance, self.max_iterations = feature_names, tolerance, max_iterations
 
+    @classmethod
+    def from_weights(cls: type[Model], mdp: TabularMDP, features: ArrayLike, weights: ArrayLike, **parameters: Any) -> Model:
+        """Return a model of known weights, as if it were fitted: the soft policy of a given reward.
+
+        :param weights: (K,)
+        :param parameters: of the class
+        :raises ValueError: ``weights`` has another shape or is not finite, or a parameter is outside its range
+        """
+        model = cls(mdp, features, **parameters)
+        array, _, _, solver = model._problem()
+        given = np.array(weights, dtype=np.float64)
+        if given.shape != array.shape[2:] or not np.isfinite(given).all():
+            raise ValueError(f"weights must hold a finite number for each of the {array.shape[2]} features, got {given}")
+        model._set_weights(array, given, solver(array @ given))
+        model.weight_errors_, model.covariance_ = np.full(len(given), np.nan), np.full((len(given),) * 2, np.nan)
+        model.log_likelihood_ = model.feature_gap_ = np.nan
+        model.converged_, model.n_iterations_ = True, 0
+        return model
+
     def fit(self: Model, trajectories: Iterable[Any]) -> Model:
         """Fit by the likelihood of the actions in the states that were visited.
 
@@ -172,10 +191,7 @@ class MaxEntIRL(Parameters):
             return information(soft_at(weights)) + self.l2 * np.eye(len(weights))
 
         minimum = minimise(function, np.zeros(features.shape[2]), curvature, 0.0, self.tolerance, self.max_iterations)
-        soft = soft_at(minimum.x)
-        self.reward_ = features @ minimum.x
-        drop_time = slice(None) if soft.timed else 0
-        self.q_, self.v_, self.policy_ = soft.q[drop_time], soft.v[drop_time], soft.policy[drop_time]
+        self._set_weights(features, minimum.x, soft_at(minimum.x))
         self.converged_, self.feature_gap_ = minimum.converged, minimum.gap
         self.n_iterations_ = minimum.n_iterations
         if minimum.interrupted:
@@ -187,6 +203,11 @@ class MaxEntIRL(Parameters):
                 "have no maximum: give l2 > 0, or more data"
             )
         return self.l2 / 2 * float(minimum.x @ minimum.x) - minimum.value
+
+    def _set_weights(self, features: Array, weights: Array, soft: SoftPolicy) -> None:
+        times = slice(None) if soft.timed else 0
+        self.weights_, self.reward_ = weights, features @ weights
+        self.q_, self.v_, self.policy_ = soft.q[times], soft.v[times], soft.policy[times]
 
     def _problem(self) -> tuple[Array, Array, float, Solver]:
         """Features (S, A, K), prior (A,), discount and solver, after checking the parameters."""

@@ -27,8 +27,10 @@ from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 
-_SWEEPS = 512  # where sweeps have not settled by then, a factorisation decides
+_SWEEPS = 512  # where sweeps have not settled by then a factorisation decides,
 _CHECKS = (64, 128, 256, _SWEEPS)  # after so many sweeps it is looked for growth that cannot end
+_OVERFLOWS = 8  # or has y overflown so often
+_NEWTON_STEPS = 50
 _TOLERANCE = 1e-12
 _GROWTH = 1e-9  # relative changes below this are taken for rounding when growth is looked for
 
@@ -336,9 +338,8 @@ def _backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
             _check_growth(graph, reward, value)
         else:
             kernels.log_sweep(*edges, reward, value)
-        if done >= _SWEEPS:
-            weight = kernels.scaled_weights(*edges, reward, value)
-            y = _positive_solution(graph, weight, value)
+        if done >= _SWEEPS or overflows > _OVERFLOWS:
+            weight, y = _factorise(graph, reward, value)
             break
     return value + np.log(y), kernels.transition_probabilities(*edges, weight, y)
 
@@ -359,24 +360,39 @@ def _check_growth(graph: DestinationGraph, reward: Array, value: Array) -> None:
     with np.errstate(over="ignore"):
         first, second = -np.expm1(before - middle), np.expm1(value - middle)  # (n,) relative to the middle one
     support = first > _GROWTH
-    if not np.isfinite(value).all() or (support.any() and (second[support] > first[support] * (1 + 1e-6)).all()):
+    if not np.isfinite(value).all() or (support.any() and (second - first > 2 * _GROWTH * (1 + second))[support].all()):
         raise Diverging(value)
 
 
-def _positive_solution(graph: DestinationGraph, weight: Array, value: Array) -> Array:
-    """y (n,) of y = W y, y_destination = 1, by a factorisation. A positive one exists if and only if the sweeps converge.
+def _factorise(graph: DestinationGraph, reward: Array, value: Array) -> tuple[Array, Array]:
+    """Weights (m,) and y (n,) by factorisations, where sweeps are slow: near the border, and along very long ways.
 
-    :raises Diverging: there is none
+    A positive solution of y = W y, y_destination = 1 exists if and only if the sweeps converge. Where ``value`` is too far
+    from log z for y to be a float, a step of Newton's method on value = log sum exp(r + value) brings it closer: from below,
+    it rises to log z (it is soft policy iteration).
+
+    :param value: (n,) becomes the values that ``weight`` is relative to
+    :raises Diverging: there is no positive solution
     """
-    to_destination = add_up(graph.tails[graph.head == 0], weight[graph.head == 0], graph.n_nodes)
-    y = np.ones(graph.n_nodes)
-    try:
-        y[1:] = _solve(graph, weight, to_destination[1:])
-    except RuntimeError:  # singular
-        raise Diverging(value) from None
+    tails = graph.tails
+    into_destination = graph.head == 0
+    for _ in range(_NEWTON_STEPS):
+        weight, y = kernels.scaled_weights(graph.start, graph.head, reward, value), np.ones(graph.n_nodes)
+        right = add_up(tails[into_destination], weight[into_destination], graph.n_nodes)
+        try:
+            with np.errstate(all="ignore"):
+                y[1:] = _solve(graph, weight, right[1:])
+            if np.isfinite(y).all():
+                break
+            sums = np.concatenate([[1.0], add_up(tails, weight, graph.n_nodes)[1:]])
+            value[1:] += _solve(graph, weight / sums[tails], np.log(sums[1:]))
+        except RuntimeError:  # singular
+            raise Diverging(value) from None
+        if not np.isfinite(value).all():
+            break
     if not (np.isfinite(y).all() and (y > 0).all()):
         raise Diverging(value)
-    return y
+    return weight, y
 
 
 def _solve(graph: DestinationGraph, weight: Array, right: Array, transposed: bool = False) -> Array:

@@ -106,13 +106,12 @@ def causal_solver(mdp: TabularMDP, beta: float, prior: Array, horizon: int | Non
     """
     transition = csr_array(mdp.matrix)
     dense_or_sparse = mdp.transition if isinstance(mdp.matrix, np.ndarray) else mdp.matrix
-    start: list[Array | None] = [None]  # values of the call before, from which Newton's method is quicker
 
     def solve(reward: Array) -> SoftPolicy:
         problem = TabularMDP(dense_or_sparse, reward, mdp.initial, mdp.discount)
         if horizon is None:
-            soft = soft_value_iteration(problem, beta, prior, initial_values=start[0])
-            start[0] = soft.v
+            # not from the values of the call before: the last of several Newton steps is more exact than one that need not be taken
+            soft = soft_value_iteration(problem, beta, prior)
             return SoftPolicy(soft.q[None], soft.v[None], soft.policy[None], [transition], discount, False)
         soft = soft_backward_induction(problem, beta, horizon, prior, discount)
         return SoftPolicy(soft.q, soft.v[:-1], soft.policy, [transition] * horizon, discount, True)
