@@ -1,5 +1,9 @@
 """What the route model's tests compare with: paths counted one by one, and dense linear algebra."""
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -98,3 +102,32 @@ def edge_counts(network: RoadNetwork, path: list[int]) -> np.ndarray:
     counts = np.zeros(network.n_edges)
     np.add.at(counts, network.find_edges(path[:-1], path[1:]), 1)
     return counts
+
+
+def grid(side: int, seed: int = 0, n_features: int = 1, **arguments) -> RoadNetwork:
+    """A square of two-way streets, its states row by row: a constant feature, and random ones between 0 and 1."""
+    generator, cells = np.random.default_rng(seed), np.arange(side * side).reshape(side, side)
+    across, down = (np.stack(pair, -1).reshape(-1, 2) for pair in ((cells[:, :-1], cells[:, 1:]), (cells[:-1], cells[1:])))
+    pairs = np.concatenate([across, down, across[:, ::-1], down[:, ::-1]])
+    features = np.column_stack([np.ones(len(pairs)), generator.uniform(0, 1, (len(pairs), n_features))])
+    return RoadNetwork(pairs[:, 0], pairs[:, 1], features, **arguments)
+
+
+def trips(model, n: int, seed: int) -> list[np.ndarray]:
+    """One sampled path for each of ``n`` drawn pairs of origin and destination."""
+    generator, paths = np.random.default_rng(seed), []
+    while len(paths) < n:
+        origin, destination = (int(state) for state in generator.integers(model.network.n_states, size=2))
+        if origin != destination:
+            paths += model.sample(origin, destination, 1, seed=int(generator.integers(2**31)))
+    return paths
+
+
+def example(name: str) -> ModuleType:
+    """A module of ``examples/``."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "examples" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]

@@ -16,6 +16,7 @@ from tests.irl_oracles import (
     all_paths,
     dense,
     edge_counts,
+    grid,
     identity_network,
     path_rewards,
     random_cyclic,
@@ -258,16 +259,6 @@ def test_a_long_horizon_is_none_and_a_short_one_is_the_sum_over_short_paths():
     # a horizon needs no convergence
     free = MaxEntRouteChoice.from_weights(network, np.zeros(network.n_edges), horizon=5)
     assert np.exp(free.log_partition(3)[0]) == pytest.approx(len(paths), rel=1e-12)
-
-
-def grid(side, seed=0, **arguments):
-    """A square of two-way streets with random costs; (S,) states row by row."""
-    generator = np.random.default_rng(seed)
-    cells = np.arange(side * side).reshape(side, side)
-    pairs = np.concatenate([np.stack([cells[:, :-1], cells[:, 1:]], -1).reshape(-1, 2), np.stack([cells[:-1], cells[1:]], -1).reshape(-1, 2)])
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    features = np.column_stack([np.ones(len(pairs)), generator.uniform(0, 1, len(pairs))])
-    return RoadNetwork(pairs[:, 0], pairs[:, 1], features, **arguments)
 
 
 def test_a_large_detour_is_none_and_a_small_one_keeps_the_near_states():

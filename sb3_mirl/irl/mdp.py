@@ -92,7 +92,7 @@ class MaxEntIRL(Parameters):
         """
         features, prior, discount, solver = self._problem()
         pairs = list(trajectories) if isinstance(trajectories, Iterable) else trajectories
-        counts, n, _ = count_actions(self.mdp, prior, pairs, self.horizon)
+        counts, n = count_actions(self.mdp, prior, pairs, self.horizon)
         if self.dynamics == "path":
             gamma_counts = discounted_counts(self.mdp, pairs, discount)
             starts = np.bincount([int(np.asarray(states)[0]) for states, _ in pairs], minlength=self.mdp.n_states) / n

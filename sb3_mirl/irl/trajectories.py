@@ -15,8 +15,8 @@ _BALANCE = 1e-6  # largest imbalance of an occupancy, of its total, that is take
 
 def count_actions(
     mdp: TabularMDP, prior: Array, trajectories: Iterable[Any], horizon: int | None
-) -> tuple[Array, int, NDArray[np.int64]]:
-    """How often each action was taken, how many trajectories there are, and their lengths.
+) -> tuple[Array, int]:
+    """How often each action was taken, and how many trajectories there are.
 
     :param prior: (A,) actions at 0 are never taken
     :param trajectories: each (states, actions); states as many as actions, or one more
@@ -30,17 +30,15 @@ def count_actions(
     if not pairs:
         raise ValueError("the list of trajectories is empty: at least one is needed")
     counts = np.zeros((horizon or 1, mdp.n_states, mdp.n_actions))
-    lengths = np.zeros(len(pairs), dtype=np.int64)
     matrix = csr_array(mdp.matrix)
     for i, pair in enumerate(pairs):
         states, actions = _read(mdp, pair, f"trajectory {i}")
-        lengths[i] = len(actions)
         if horizon is not None and len(actions) > horizon:
             raise ValueError(f"trajectory {i} has {len(actions)} actions, more than horizon={horizon}: raise it, or cut it")
         _check_possible(mdp, matrix, prior, states, actions, f"trajectory {i}")
         times = np.zeros(len(actions), dtype=np.int64) if horizon is None else np.arange(len(actions))
         np.add.at(counts, (times, states[: len(actions)], actions), 1)
-    return counts, len(pairs), lengths
+    return counts, len(pairs)
 
 
 def discounted_counts(mdp: TabularMDP, trajectories: Iterable[Any], discount: float) -> Array:
@@ -88,7 +86,7 @@ def _read(mdp: TabularMDP, pair: Any, name: str) -> tuple[NDArray[np.int64], NDA
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be (states, actions), two sequences of integers, got {pair!r}") from None
     for kind, array, size in (("state", states, mdp.n_states), ("action", actions, mdp.n_actions)):
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
             raise ValueError(f"the {kind}s of {name} must be a sequence of integers, got {array!r}")
         for t in np.flatnonzero((array < 0) | (array >= size)):
             raise ValueError(f"{name} has {kind} {array[t]} at step {t}: the MDP's are 0..{size - 1}")

@@ -62,11 +62,18 @@ class TabularAgent:
             action_counts=np.zeros(n_actions),
         )
         self.records = Records()
+        self.set_random_seed(seed)
+        self._cursor: Cursor | None = None
+        self.set_env(env, eval_env)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all that the agent draws from now on, as SB3's method of this name does.
+
+        :param seed: None takes one from the system
+        """
         # separate streams, so that learning does not depend on whether it is evaluated
         streams = np.random.SeedSequence(seed).spawn(3)
         self._rng, self._evaluation_rng, self._prediction_rng = (np.random.default_rng(stream) for stream in streams)
-        self._cursor: Cursor | None = None
-        self.set_env(env, eval_env)
 
     def set_env(self, env: gym.Env[Any, Any], eval_env: gym.Env[Any, Any] | None = None) -> None:
         """Learn in ``env`` from now on, beginning with a new episode.
