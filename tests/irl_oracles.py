@@ -1,6 +1,7 @@
 """What the route model's tests compare with: paths counted one by one, and dense linear algebra."""
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -94,7 +95,7 @@ def all_paths(network: RoadNetwork, origin: int, destination: int, longest: int)
 def path_rewards(network: RoadNetwork, rewards: np.ndarray, paths: list[list[int]]) -> np.ndarray:
     """(N,): the sum of rewards along each path."""
     index = {pair: i for i, pair in enumerate(zip(network.tail.tolist(), network.head.tolist(), strict=True))}
-    return np.array([sum(rewards[index[step]] for step in zip(path[:-1], path[1:], strict=True)) for path in paths])
+    return np.array([sum(rewards[index[step]] for step in itertools.pairwise(path)) for path in paths])
 
 
 def edge_counts(network: RoadNetwork, path: list[int]) -> np.ndarray:

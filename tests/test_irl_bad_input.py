@@ -138,7 +138,12 @@ def test_street_graphs():
     ],
 )
 def test_paths(paths, message):
-    for use in (MaxEntRouteChoice(network()).fit, model().log_probability, MaxMargin(network()).fit, ActionBased(network()).fit):
+    for use in (
+        MaxEntRouteChoice(network()).fit,
+        model().log_probability,
+        MaxMargin(network()).fit,
+        ActionBased(network()).fit,
+    ):
         with refused(message):
             use(paths)
 
@@ -217,7 +222,12 @@ def test_an_edge_without_any_feature():
 def test_destinations_out_of_reach():
     island = identity_network([(0, 1), (1, 0), (2, 0)], n_states=4)
     choice = MaxEntRouteChoice.from_weights(island, [-1.0] * 3)
-    for ask in (choice.predict, choice.edge_flows, lambda o, d: choice.sample(o, d, 1), lambda o, d: choice.visit_probability(o, d, 0)):
+    for ask in (
+        choice.predict,
+        choice.edge_flows,
+        lambda o, d: choice.sample(o, d, 1),
+        lambda o, d: choice.visit_probability(o, d, 0),
+    ):
         with refused("destination state 2 is out of reach of origin state 0"):
             ask(0, 2)
     with refused("within 3 edges"):
@@ -244,7 +254,10 @@ def test_destinations_out_of_reach():
         (lambda m: m.destination_probabilities([0, 1], [8, 7], [0.5, 0.6]), "prior must hold 2 probabilities that sum to 1"),
         (lambda m: m.destination_probabilities([0, 1], [8, 7], [1.0]), "prior must hold 2 probabilities"),
         (lambda m: m.destination_probabilities([0, 1], [8, 7], [-1.0, 2.0]), "prior must hold 2 probabilities"),
-        (lambda m: m.destination_probabilities([0, 1, 2], [0, 1]), r"no destination of \[0, 1\] is possible along the partial"),
+        (
+            lambda m: m.destination_probabilities([0, 1, 2], [0, 1]),
+            r"no destination of \[0, 1\] is possible along the partial",
+        ),
         (lambda m: m.remaining_flows([0, 1, 2], [1]), "no destination"),
         (lambda m: m.destination_probabilities([0, 1, 2], [1, 8], [1.0, 0.0]), "no destination"),
         (lambda m: m.summary("fuel"), "there is no feature 'fuel', choose from feature_0, feature_1"),
@@ -257,7 +270,12 @@ def test_questions(ask, message):
 
 
 def test_what_is_not_fitted():
-    for ask in (lambda m: m.predict(0, 1), lambda m: m.summary(), lambda m: m.save("x"), lambda m: m.log_probability([[0, 1]])):
+    for ask in (
+        lambda m: m.predict(0, 1),
+        lambda m: m.summary(),
+        lambda m: m.save("x"),
+        lambda m: m.log_probability([[0, 1]]),
+    ):
         with refused("this MaxEntRouteChoice is not fitted: call fit"):
             ask(MaxEntRouteChoice(network()))
     for baseline in (MaxMargin(network()), ActionBased(network())):

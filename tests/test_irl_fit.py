@@ -51,7 +51,8 @@ def test_errors_are_the_inverse_hessian(town, fitted):
     network, _, paths = town
     likelihood, h = likelihood_of(network, paths), 1e-4
     rows = [
-        (likelihood.value_and_gradient(fitted.weights_ + e)[1] - likelihood.value_and_gradient(fitted.weights_ - e)[1]) / (2 * h)
+        (likelihood.value_and_gradient(fitted.weights_ + e)[1] - likelihood.value_and_gradient(fitted.weights_ - e)[1])
+        / (2 * h)
         for e in h * np.eye(4)
     ]
     covariance = np.linalg.inv(-300 * np.array(rows))
@@ -76,7 +77,11 @@ def test_twenty_correlated_features_take_less_than_fifty_gradients():
     truth = MaxEntRouteChoice.from_weights(city.network, city.weights)
     generator = np.random.default_rng(0)
     destinations = generator.choice(city.network.n_states, 12, replace=False)
-    paths = [truth.sample(int(generator.integers(city.network.n_states)), int(d), 1, seed=i)[0] for i in range(15) for d in destinations]
+    paths = [
+        truth.sample(int(generator.integers(city.network.n_states)), int(d), 1, seed=i)[0]
+        for i in range(15)
+        for d in destinations
+    ]
     paths = [path for path in paths if len(path) > 1]
     model = MaxEntRouteChoice(city.network).fit(paths)
     assert city.network.n_features >= 18 and model.converged_ and model.n_gradients_ <= 50
@@ -154,7 +159,9 @@ def test_sparse_features_are_the_dense_ones(town, fitted):
 
 def test_collinear_features_are_named_and_predictions_unaffected(town, fitted):
     network, _, paths = town
-    doubled = np.column_stack([network.features, network.features[:, 1] - 2 * network.features[:, 3], np.zeros(network.n_edges)])
+    doubled = np.column_stack(
+        [network.features, network.features[:, 1] - 2 * network.features[:, 3], np.zeros(network.n_edges)]
+    )
     names = ("constant", "length", "lights", "rail", "mixture", "ferry")
     with pytest.warns(UserWarning, match="'length', 'rail', 'mixture', 'ferry' are collinear"):
         model = MaxEntRouteChoice(RoadNetwork(network.tail, network.head, doubled, feature_names=names)).fit(paths)

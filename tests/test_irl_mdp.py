@@ -64,7 +64,9 @@ def test_the_likelihoods_gradient(seed, horizon, monkeypatch):
     features, theta, prior = generator.normal(size=(7, 3, 4)), generator.normal(size=4), generator.dirichlet(np.ones(3))
     model = MaxEntIRL.from_weights(mdp, features, theta, beta=1.7, prior=prior, horizon=horizon)
     paths = rollouts(mdp, model.policy_, 12, seed, horizon)
-    function, _ = objective_of(MaxEntIRL(mdp, features, beta=1.7, prior=prior, horizon=horizon, l2=0.1), "fit", paths, monkeypatch)
+    function, _ = objective_of(
+        MaxEntIRL(mdp, features, beta=1.7, prior=prior, horizon=horizon, l2=0.1), "fit", paths, monkeypatch
+    )
     value, gradient = function(theta)
     log_policy, total = np.log(model.policy_), 0.0
     for states, actions in paths:
@@ -126,7 +128,9 @@ def test_values_are_those_of_soft_value_iteration():
     model = MaxEntIRL.from_weights(mdp, features, theta, beta=3.0)
     assert model.reward_ == pytest.approx(np.repeat((features @ theta)[:, None], 3, axis=1))
     soft = soft_value_iteration(TabularMDP(mdp.transition, model.reward_, mdp.initial, mdp.discount), 3.0)
-    assert model.q_ == pytest.approx(soft.q) and model.v_ == pytest.approx(soft.v) and model.policy_ == pytest.approx(soft.policy)
+    assert (
+        model.q_ == pytest.approx(soft.q) and model.v_ == pytest.approx(soft.v) and model.policy_ == pytest.approx(soft.policy)
+    )
     shorter = MaxEntIRL.from_weights(mdp, features, theta, beta=3.0, discount=0.5)
     soft = soft_value_iteration(TabularMDP(mdp.transition, model.reward_, mdp.initial, 0.5), 3.0)
     assert shorter.v_ == pytest.approx(soft.v)

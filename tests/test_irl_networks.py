@@ -45,8 +45,15 @@ def test_an_osmnx_graph_becomes_segments_with_turns():
     expected = ["highway=primary", "highway=residential", "lanes=2", "lanes=3", "length", *TURNS]
     assert list(network.feature_names) == expected
     coming_from_the_south = (13, 10, 0)
-    assert row(network, coming_from_the_south, (10, 11, 0)) == {"highway=residential": 100, "lanes=2": 100, "length": 100, "straight": 1}
-    assert "left" in row(network, coming_from_the_south, (10, 14, 0)) and "right" in row(network, coming_from_the_south, (10, 12, 0))
+    assert row(network, coming_from_the_south, (10, 11, 0)) == {
+        "highway=residential": 100,
+        "lanes=2": 100,
+        "length": 100,
+        "straight": 1,
+    }
+    assert "left" in row(network, coming_from_the_south, (10, 14, 0)) and "right" in row(
+        network, coming_from_the_south, (10, 12, 0)
+    )
     assert "U-turn" in row(network, coming_from_the_south, (10, 13, 0))
     # a list shares the length out
     merged = row(network, (10, 12, 0), (12, 15, 0))
@@ -110,7 +117,11 @@ def test_a_graphml_file_gives_the_same_network(tmp_path):
 
 def test_degrees_of_longitude_are_shorter_where_the_crs_says_degrees():
     graph = nx.DiGraph(crs="epsg:4326")
-    for node, (x, y) in {"a": (0, 60), "b": (0, 61), "c": (1, 61.8)}.items():  # at 60 degrees, 1 of longitude is half of latitude
+    for node, (x, y) in {
+        "a": (0, 60),
+        "b": (0, 61),
+        "c": (1, 61.8),
+    }.items():  # at 60 degrees, 1 of longitude is half of latitude
         graph.add_node(node, x=x, y=y)
     graph.add_edges_from([("a", "b", {"length": 1}), ("b", "c", {"length": 1})])
     assert row(RoadNetwork.from_networkx(graph, ["length"]), ("a", "b"), ("b", "c"))["right"] == 1  # 32 degrees

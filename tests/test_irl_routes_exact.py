@@ -1,5 +1,7 @@
 """The route model against enumeration and dense algebra, its reductions, its range, and what must not change anything."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -154,7 +156,7 @@ def test_the_action_based_likelihood_and_its_gradient(seed):
     expected = []
     for path in paths:
         total = 0.0
-        for tail, head in zip(path[:-1], path[1:], strict=True):
+        for tail, head in itertools.pairwise(path):
             out = np.flatnonzero(network.tail == tail)
             q = rewards[out] + value[network.head[out]]
             total += q[network.head[out] == head][0] - logsumexp(q)
@@ -196,7 +198,7 @@ def test_a_uniform_reference_changes_nothing_where_out_degrees_are_equal():
     shifted = MaxEntRouteChoice.from_weights(network, rewards + np.log(3), reference=uniform)
     # a constant per edge is a feature of its own: with it, the reference changes nothing
     assert shifted.action_probabilities(3) == pytest.approx(plain.action_probabilities(3), abs=1e-12)
-    dag, values = random_dag(1)  # on paths of equal lengths it changes nothing at all
+    _dag, values = random_dag(1)  # on paths of equal lengths it changes nothing at all
     layered = [(0, 1), (0, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 5), (4, 5)]
     network, values = identity_network(layered), np.linspace(-1, 1, 8)
     halves = np.array([0.5] * 6 + [1.0] * 2)
@@ -252,7 +254,9 @@ def test_a_long_horizon_is_none_and_a_short_one_is_the_sum_over_short_paths():
     for destination in (3, 4):
         through = [p for p in all_paths(network, 0, destination, 5) if p[:3] == partial]
         everything = all_paths(network, 0, destination, 5)
-        ratios.append(np.exp(logsumexp(path_rewards(network, rewards, through)) - logsumexp(path_rewards(network, rewards, everything))))
+        ratios.append(
+            np.exp(logsumexp(path_rewards(network, rewards, through)) - logsumexp(path_rewards(network, rewards, everything)))
+        )
     if 4 not in partial[:-1]:
         expected = np.array(ratios) / sum(ratios)
         assert short.destination_probabilities(partial, [3, 4]) == pytest.approx(expected, abs=1e-10)
@@ -303,7 +307,7 @@ def test_one_destination_is_an_mdp_with_a_horizon(seed):
     states = [list(range(i * width, (i + 1) * width)) for i in range(layers)]
     destination = layers * width
     edges = []
-    for here, there in zip(states[:-1], states[1:], strict=True):
+    for here, there in itertools.pairwise(states):
         for state in here:
             edges += [(state, int(s)) for s in generator.choice(there, degree, replace=False)]
     edges += [(state, destination) for state in states[-1]]
@@ -338,7 +342,7 @@ def test_one_destination_is_an_mdp_with_a_horizon(seed):
     trajectories = []
     for path in paths:
         states_, actions = path[:-1], []
-        for s, t in zip(path[:-1], path[1:], strict=True):
+        for s, t in itertools.pairwise(path):
             edge = int(np.flatnonzero((tail == s) & (head == t))[0])
             actions.append(int(np.flatnonzero(taken[s] == edge)[0]))
         trajectories.append((states_, np.array(actions)))

@@ -110,7 +110,7 @@ def causal_solver(mdp: TabularMDP, beta: float, prior: Array, horizon: int | Non
     def solve(reward: Array) -> SoftPolicy:
         problem = TabularMDP(dense_or_sparse, reward, mdp.initial, mdp.discount)
         if horizon is None:
-            # not from the values of the call before: the last of several Newton steps is more exact than one that need not be taken
+            # not from the values of the call before: those may do already, and several Newton steps are more exact than none
             soft = soft_value_iteration(problem, beta, prior)
             return SoftPolicy(soft.q[None], soft.v[None], soft.policy[None], [transition], discount, False)
         soft = soft_backward_induction(problem, beta, horizon, prior, discount)

@@ -13,9 +13,7 @@ from sb3_mirl.tabular import TabularMDP
 _BALANCE = 1e-6  # largest imbalance of an occupancy, of its total, that is taken for rounding
 
 
-def count_actions(
-    mdp: TabularMDP, prior: Array, trajectories: Iterable[Any], horizon: int | None
-) -> tuple[Array, int]:
+def count_actions(mdp: TabularMDP, prior: Array, trajectories: Iterable[Any], horizon: int | None) -> tuple[Array, int]:
     """How often each action was taken, and how many trajectories there are.
 
     :param prior: (A,) actions at 0 are never taken
