@@ -52,7 +52,7 @@ Paths = list[np.ndarray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=SMALL["segments"] / SEGMENTS, help="1 is the paper's size")
-    parser.add_argument("--trips", type=int, help="trips to learn from")
+    parser.add_argument("--trips", type=int, help="trips to learn from, to test, and to track to five destinations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/routes"))
     options = parser.parse_args()
@@ -71,7 +71,7 @@ def main() -> None:
     table = table_1(scores(city, model, drivers, train, test))
     print(f"\n{table}\n\n{model.summary(*INTERSTATE)}")
     figure_3(model, options.out / "figure_3.png")
-    trips, destinations = trips_to_five(city, drivers, options.seed)
+    trips, destinations = trips_to_five(city, drivers, options.trips or TRACKED, options.seed)
     accuracy, log_probability = destination_accuracy(model, trips, destinations, PRIOR, SHARES)
     lines = [
         f"{100 * share:3.0f} % seen: {p:.3f} right, log posterior {logs:.2f}"
@@ -88,9 +88,9 @@ def draw_trips(city: City, drivers: MaxEntRouteChoice, options: argparse.Namespa
     generator = np.random.default_rng(options.seed)
     grown = options.scale > 0.1
     numbers = {"train": TRAIN, "test": TEST, "destinations": DESTINATIONS} if grown else SMALL
-    n_train = options.trips or numbers["train"]
+    n_train, n_test = (options.trips or numbers[name] for name in ("train", "test"))
     destinations = generator.choice(city.network.n_states, numbers["destinations"], replace=False)
-    ends = np.sort(generator.choice(destinations, n_train + numbers["test"]))  # a destination's trips one after the other
+    ends = np.sort(generator.choice(destinations, n_train + n_test))  # a destination's trips one after the other
     paths = [
         path
         for end in ends
@@ -163,7 +163,7 @@ def figure_3(model: MaxEntRouteChoice, file: Path) -> None:
     plt.close(figure)
 
 
-def trips_to_five(city: City, drivers: MaxEntRouteChoice, seed: int) -> tuple[Paths, list[int]]:
+def trips_to_five(city: City, drivers: MaxEntRouteChoice, n_trips: int, seed: int) -> tuple[Paths, list[int]]:
     """Trips from the inner city to five destinations around it, chosen by ``PRIOR``."""
     generator, xy = np.random.default_rng(seed + 1), city.network.coordinates.mean(axis=1)
     middle, size = xy.mean(axis=0), np.ptp(xy, axis=0).min()
@@ -172,7 +172,7 @@ def trips_to_five(city: City, drivers: MaxEntRouteChoice, seed: int) -> tuple[Pa
     destinations = [int(np.linalg.norm(xy - corner, axis=1).argmin()) for corner in corners]
     inner = np.flatnonzero(np.abs(xy - middle).max(axis=1) < 2 / 3 * radius)
     paths = []
-    for number in np.sort(generator.choice(5, TRACKED, p=PRIOR)):
+    for number in np.sort(generator.choice(5, n_trips, p=PRIOR)):
         origin = int(generator.choice(inner[~np.isin(inner, destinations)]))
         paths += drivers.sample(origin, destinations[number], 1, int(generator.integers(2**31)))
     return paths, destinations

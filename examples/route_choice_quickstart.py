@@ -1,7 +1,7 @@
 """From a street graph and trips to the drivers' tastes, and to where a driver is going.
 
     python examples/route_choice_quickstart.py                # a small town made by networkx
-    python examples/route_choice_quickstart.py town.graphml   # a graph that OSMnx saved: ox.save_graphml(graph, "town.graphml")
+    python examples/route_choice_quickstart.py town.graphml   # a graph saved by osmnx.save_graphml
 
 Trips are node lists, as map matching gives them; here they are drawn from known weights.
 """
@@ -38,11 +38,14 @@ def main() -> None:
     per_feature = {"straight": -0.3, "left": -1.0, "right": -0.6, "hard left": -1.5, "hard right": -1.2, "U-turn": -4.0}
     tastes = [per_feature.get(name, -0.006 if "primary" in name else -0.01) for name in network.feature_names]
     drivers, generator = MaxEntRouteChoice.from_weights(network, tastes), np.random.default_rng(0)
-    destinations = [int(state) for state in generator.choice(network.n_states, 20, replace=False)]
-    trips = [drivers.sample(int(generator.integers(network.n_states)), d, 1, seed=i)[0] for i, d in enumerate(25 * destinations)]
+    destinations = [int(state) for state in generator.choice(network.n_states, min(20, network.n_states // 2), replace=False)]
+    trips = [
+        drivers.sample(int(generator.integers(network.n_states)), d, 1, seed=i)[0] for i, d in enumerate(25 * destinations)
+    ]
     nodes = [[network.label(int(state))[0] for state in trip] + [network.label(int(trip[-1]))[1]] for trip in trips]
 
-    model = MaxEntRouteChoice(network).fit([path for path in map(network.encode, nodes) if len(path) > 1])
+    paths = [path for path in map(network.encode, nodes) if len(path) > 1 and path[-1] not in path[:-1]]
+    model = MaxEntRouteChoice(network).fit(paths)
     print(model.summary())
 
     seen = max(trips, key=len)[:4]

@@ -10,7 +10,7 @@ from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache, in_threads
 from sb3_mirl.irl.divergence import explain
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes
+from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes, forward
 from sb3_mirl.irl.planning import BestPaths, origin_node
 from sb3_mirl.irl.trips import States, Trips
 
@@ -141,7 +141,7 @@ class PathDistribution:
         stopped = np.where(np.repeat(there, np.diff(graph.start)), 0.0, passes.probability)
         mass = np.zeros(graph.n_nodes)
         mass[node] = 1.0
-        return float(min(passes.visits(mass, stopped)[there].sum(), 1.0))
+        return float(min(forward(graph, stopped, mass)[there].sum(), 1.0))
 
 
 def inside(graph: DestinationGraph, tails: States) -> bool:

@@ -81,13 +81,13 @@ def log_sweep(start: Starts, head: Ints, reward: Floats, value: Floats) -> None:
 
 
 @compiled
-def scaled_weights(start: Starts, head: Ints, reward: Floats, value: Floats) -> Floats:
-    """(m,): exp(r_e + value_v - value_u), the edges' weights for z_u / exp(value_u)."""
-    weight = np.empty(head.size)
+def scaled_rewards(start: Starts, head: Ints, reward: Floats, value: Floats) -> Floats:
+    """(m,): r_e + value_v - value_u; the exponential is left to NumPy, whose own is the quicker one."""
+    scaled = np.empty(head.size)
     for i in range(1, start.size - 1):
         for k in range(start[i], start[i + 1]):
-            weight[k] = np.exp(reward[k] + value[head[k]] - value[i])
-    return weight
+            scaled[k] = reward[k] + value[head[k]] - value[i]
+    return scaled
 
 
 @compiled
@@ -133,10 +133,18 @@ def transition_probabilities(start: Starts, head: Ints, weight: Floats, y: Float
 
 @compiled
 def push(
-    start: Starts, head: Ints, probability: Floats, mass: Floats, visits: Floats, n_sweeps: int, tolerance: float
+    start: Starts,
+    head: Ints,
+    probability: Floats,
+    mass: Floats,
+    visits: Floats,
+    n_sweeps: int,
+    tolerance: float,
+    least: float,
 ) -> bool:
     """Sweeps of D = s + P^T D, far nodes first: what waits in ``mass`` moves on and is counted in ``visits``, both (n,).
 
+    :param least: mass that waits for more, and is left if none comes
     :param tolerance: the sum of the visits still to come that is accepted, as extrapolated from the last two sweeps
     :return: whether that was reached
     """
@@ -145,7 +153,7 @@ def push(
         moved = 0.0
         for i in range(start.size - 2, 0, -1):
             waiting = mass[i]
-            if waiting != 0.0:
+            if abs(waiting) > least:
                 mass[i] = 0.0
                 visits[i] += waiting
                 moved += abs(waiting)
@@ -155,6 +163,13 @@ def push(
             return True
         before = moved
     return False
+
+
+@compiled
+def scatter(places: Ints, values: Floats, total: Floats) -> None:
+    """Add ``values`` to ``total`` at ``places``, in place."""
+    for k in range(places.size):
+        total[places[k]] += values[k]
 
 
 @compiled

@@ -10,6 +10,8 @@ from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes
 from sb3_mirl.irl.trips import Group, Trips
 
+_NEGLECTED = 1e-12  # share of the paths that a gradient leaves out: most of a large network is hardly ever visited
+
 
 class RouteLikelihood:
     """The mean log likelihood of paths,
@@ -110,7 +112,7 @@ class RouteLikelihood:
     def _pass(self, group: Group, rewards: Array) -> tuple[float, DestinationGraph, Array, Array | None]:
         passes = Passes(self.graphs.to(group.destination), rewards)
         mass = _mass(passes.graph, group)
-        return float(mass @ np.where(mass > 0, passes.log_z, 0)), passes.graph, *passes.edge_flows(mass)
+        return float(mass @ np.where(mass > 0, passes.log_z, 0)), passes.graph, *passes.edge_flows(mass, _NEGLECTED)
 
     def _check_inside(self, trips: Trips) -> None:
         for destination, chosen in trips.by_destination():

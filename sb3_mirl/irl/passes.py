@@ -10,7 +10,7 @@ What the paper prints as N sweeps is solved to its fixed point here, with the de
 
 D are expected visits, s the origins' counts, x the expected traversals; the last line is the law of total variance along the
 path, and gives the Hessian of the likelihood. All is Gauss-Seidel along the distance to the destination, in scaled numbers:
-z_u = exp(value_u) y_u, where log-sum-exp sweeps find ``value`` and products of floats do the rest.
+z_u = exp(value_u) y_u, where ``value`` begins as the reward of the best path and takes up y when that grows large.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 
 _SWEEPS = 512  # where sweeps have not settled by then a factorisation decides,
 _CHECKS = (64, 128, 256, _SWEEPS)  # after so many sweeps it is looked for growth that cannot end
-_OVERFLOWS = 8  # or has y overflown so often
+_OVERFLOWS = (3, 6, 9)  # or if y overflows so often; before that growth is looked for too
 _NEWTON_STEPS = 50
 _TOLERANCE = 1e-12
 _GROWTH = 1e-9  # relative changes below this are taken for rounding when growth is looked for
@@ -87,10 +87,7 @@ class DestinationGraph:
 
     def add_to(self, total: Array, flow: Array, loop_flow: Array | None = None) -> None:
         """Add flows along the graph's edges (m,) and loops (n,) to those of the network's edges (E,), in place."""
-        if len(self.node) == 1:
-            total[self.edge] += flow
-        else:  # an edge is there once for each number of edges to go
-            total += add_up(self.edge, flow, len(total))
+        kernels.scatter(self.edge, flow, total)  # with a horizon an edge is there many times
         if loop_flow is not None:
             there = self.loop >= 0
             total[self.loop[there]] += loop_flow[there]
@@ -251,18 +248,13 @@ class Passes:
         nodes = self.graph.nodes(states, travelled)
         return np.where(nodes >= 0, self.log_z[nodes], -np.inf)
 
-    def visits(self, mass: Array, probability: Array | None = None) -> Array:
-        """The forward pass: D (n,), counting a visit once however often its loop is taken.
+    def edge_flows(self, mass: Array, neglect: float = 0.0) -> tuple[Array, Array | None]:
+        """The expected traversals of the graph's edges (m,) and of its loops (n,) or None.
 
         :param mass: (n,) s, how many paths begin at each node
-        :param probability: (m,) another policy than the model's
+        :param neglect: the share of the paths that need not be followed to the end
         """
-        probability = self.probability if probability is None else probability
-        return forward(self.graph, probability, mass)
-
-    def edge_flows(self, mass: Array) -> tuple[Array, Array | None]:
-        """The expected traversals of the graph's edges (m,) and of its loops (n,) or None, for origins ``mass`` (n,)."""
-        visits = self.visits(mass)
+        visits = forward(self.graph, self.probability, mass, neglect)
         flow = np.repeat(visits, np.diff(self.graph.start)) * self.probability
         return flow, visits * self.turns if self.graph.has_loops else None
 
@@ -299,49 +291,54 @@ class Passes:
         return gram
 
 
-def forward(graph: DestinationGraph, probability: Array, mass: Array) -> Array:
-    """D (n,) of D = s + P^T D.
+def forward(graph: DestinationGraph, probability: Array, mass: Array, neglect: float = 0.0) -> Array:
+    """D (n,) of D = s + P^T D, counting a visit once however often its loop is taken.
 
     :param probability: (m,) P
     :param mass: (n,) s; the destination's own is not counted
+    :param neglect: the share of the mass that need not be followed to the end
     """
     waiting, visits = mass.copy(), np.zeros(graph.n_nodes)
     waiting[0] = 0
     total = np.abs(waiting).sum()
-    if not kernels.push(graph.start, graph.head, probability, waiting, visits, _SWEEPS, _TOLERANCE * total):
+    least = neglect * total / graph.n_nodes
+    if not kernels.push(graph.start, graph.head, probability, waiting, visits, _SWEEPS, _TOLERANCE * total, least):
         visits[1:] += _solve(graph, probability, waiting[1:], transposed=True)
     return visits
 
 
 def _backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
     """log z (n,) and P (m,) of rewards (m,)."""
-    edges = (graph.start, graph.head)
-    value = np.full(graph.n_nodes, -np.inf)
+    edges, n = (graph.start, graph.head), graph.n_nodes
+    value, choice = np.full(n, -np.inf), np.zeros(n, dtype=np.int64)
     value[0] = 0.0
-    kernels.log_sweep(*edges, reward, value)
-    for _ in range(graph.n_nodes):
-        kernels.log_sweep(*edges, reward, value)
-        if np.isfinite(value).all():
-            break
+    # from below: single paths first, of which the sum is more
+    while not np.isfinite(value).all():
+        kernels.best_paths(*edges, reward, value, choice, 1)
     done = overflows = 0
     while True:
-        weight, y = kernels.scaled_weights(*edges, reward, value), np.ones(graph.n_nodes)
+        weight, y = _scaled_weights(graph, reward, value), np.ones(n)
         until = next(check for check in _CHECKS if check > done)
         status, sweeps = kernels.relax(*edges, weight, y, until - done, _TOLERANCE)
-        done += sweeps
+        done, overflows = done + sweeps, overflows + (status == kernels.OVERFLOWN)
         if status == kernels.SETTLED:
             break
         if np.isfinite(y).all():
             value += np.log(y)
-        overflows += status == kernels.OVERFLOWN
-        if done in _CHECKS or overflows > 1:
-            _check_growth(graph, reward, value)
         else:
             kernels.log_sweep(*edges, reward, value)
-        if done >= _SWEEPS or overflows > _OVERFLOWS:
+        if done in _CHECKS or overflows in _OVERFLOWS:
+            _check_growth(graph, reward, value)
+        if done >= _SWEEPS or overflows >= _OVERFLOWS[-1]:
             weight, y = _factorise(graph, reward, value)
             break
     return value + np.log(y), kernels.transition_probabilities(*edges, weight, y)
+
+
+def _scaled_weights(graph: DestinationGraph, reward: Array, value: Array) -> Array:
+    """(m,): exp(r_e + value_v - value_u), the edges' weights for y."""
+    with np.errstate(over="ignore"):
+        return np.exp(kernels.scaled_rewards(graph.start, graph.head, reward, value))
 
 
 def _check_growth(graph: DestinationGraph, reward: Array, value: Array) -> None:
@@ -377,7 +374,7 @@ def _factorise(graph: DestinationGraph, reward: Array, value: Array) -> tuple[Ar
     tails = graph.tails
     into_destination = graph.head == 0
     for _ in range(_NEWTON_STEPS):
-        weight, y = kernels.scaled_weights(graph.start, graph.head, reward, value), np.ones(graph.n_nodes)
+        weight, y = _scaled_weights(graph, reward, value), np.ones(graph.n_nodes)
         right = add_up(tails[into_destination], weight[into_destination], graph.n_nodes)
         try:
             with np.errstate(all="ignore"):

@@ -4,7 +4,7 @@ Needs the extra ``plots``.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.routes import MaxEntRouteChoice
+
+if TYPE_CHECKING:
+    from sb3_mirl.irl.routes import MaxEntRouteChoice
 
 _INK, _FAINT, _FLOW, _PATH, _PLACES = "#3c4048", "#c4c4bd", "#D55E00", "#0072B2", "#009E73"
 _ASIDE = 0.12  # of a street's usual length, by which the two directions are drawn apart
@@ -70,7 +72,7 @@ def route_map(
 
 def weights(
     ax: Axes,
-    model: MaxEntRouteChoice,
+    model: "MaxEntRouteChoice",
     features: Sequence[str] | None = None,
     relative_to: str | int | None = None,
     worth: float = 1.0,
