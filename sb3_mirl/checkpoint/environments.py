@@ -104,7 +104,8 @@ def _layers(env: VecEnv) -> list[Layer]:
 
 
 def _name(layer: Layer) -> str:
-    return type(layer).__name__
+    # importing the zoo puts a class of its own in TimeLimit's place
+    return next(cls.__name__ for cls in type(layer).__mro__ if not cls.__module__.startswith("rl_zoo3"))
 
 
 def _state(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:

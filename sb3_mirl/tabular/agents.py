@@ -70,11 +70,19 @@ class TabularAgent:
         counts = np.zeros((n_states, n_actions), dtype=np.int64)
         self.tables = Tables(counts.astype(np.float64), counts, np.full(n_actions, 1 / n_actions), np.zeros(n_actions))
         self.records = Records()
+        self.set_random_seed(seed)
+        self._cursor: Cursor | None = None
+        self.set_env(env, eval_env)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed all that the agent draws from now on, as SB3's method of this name does.
+
+        :param seed: None takes one from the system
+        """
         # separate streams, so that learning does not depend on whether it is evaluated
         streams = np.random.SeedSequence(seed).spawn(3)
         self._rng, self._evaluation_rng, self._prediction_rng = (np.random.default_rng(stream) for stream in streams)
-        self._cursor: Cursor | None = None
-        self.set_env(env, eval_env)
 
     def set_env(self, env: Env | str, eval_env: Env | str | None = None) -> None:
         """Learn in ``env`` from now on, beginning with a new episode; the arguments are those of the class.

@@ -1,6 +1,5 @@
 """Agents that only play."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from rl_zoo3 import ALGOS
@@ -14,15 +13,14 @@ def play_without_memory() -> None:
     with its environment, and the zoo makes the memory small for the algorithms on a list of its own only.
     """
     for name, algorithm in list(ALGOS.items()):
-        if isinstance(algorithm, type) and issubclass(algorithm, GuardedOffPolicy):
-            ALGOS[name] = _player(algorithm)  # type: ignore[assignment]
+        if issubclass(algorithm, GuardedOffPolicy):
+            ALGOS[name] = _player(algorithm)
 
 
-def _player(algorithm: type[GuardedOffPolicy]) -> SimpleNamespace:
-    """What the commands use of an algorithm's class."""
-
-    def load(path: str, env: Any = None, **options: Any) -> GuardedOffPolicy:
+def _player(algorithm: type[GuardedOffPolicy]) -> type[GuardedOffPolicy]:
+    def load(_: type[GuardedOffPolicy], path: str, env: Any = None, **options: Any) -> GuardedOffPolicy:
         # without an environment it has no memory, and keeps the size that it had in training
         return algorithm.load(path, **options)
 
-    return SimpleNamespace(load=load, __name__=algorithm.__name__)
+    body = {"load": classmethod(load), "__module__": algorithm.__module__, "__qualname__": algorithm.__qualname__}
+    return type(algorithm.__name__, (algorithm,), body)
