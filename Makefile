@@ -34,7 +34,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# SB3's own DQN tests, with MIRL and SoftDQN in DQN's place
+# SB3's own tests of DQN, SAC and A2C, with our classes in their place
 conformance: $(READY)
 	$(BIN)/python tests/conformance/run.py
 
