@@ -239,7 +239,7 @@ class TestDoubts:
             model.learn(5, reset_num_timesteps=False)
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("algo", [MIRL, SoftDQN])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_one_liner_learns(algo: type[SoftDQN], seed: int) -> None:

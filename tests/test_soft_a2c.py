@@ -474,7 +474,7 @@ class TestInTraining:
         with pytest.raises(ValueError, match="SoftA2C has none"):
             make(make_vec_env("Pendulum-v1", 1)).learn(5, callback=PriorCallback())
 
-    @pytest.mark.slow  # a minute and a half of CPU
+    @pytest.mark.learning  # a minute and a half of CPU
     @pytest.mark.parametrize("seed", range(3))
     def test_the_defaults_learn_cartpole(self, seed: int) -> None:
         """As plain A2C does: they reach it, and do not hold it to the end. A random policy has 22."""

@@ -386,7 +386,7 @@ def test_q_values_that_are_not_finite_stop_it() -> None:
         model.learn(30)
 
 
-@pytest.mark.slow  # three minutes of CPU
+@pytest.mark.learning  # three minutes of CPU
 @pytest.mark.parametrize("seed", range(3))
 def test_the_one_liner_learns_cartpole(seed: int) -> None:
     model = SoftPQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu").learn(30_000)

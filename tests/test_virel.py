@@ -279,7 +279,7 @@ def test_the_temperature_vanishes_where_nothing_is_random() -> None:
     assert policy_of(model)[1] < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_one_liner_learns_pendulum(seed: int) -> None:
     """A random policy has about -1200, the best one about -150."""
