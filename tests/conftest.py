@@ -1,5 +1,7 @@
 """Shared by all tests: one thread, as two workers share two cores; small nets; stand-ins for an environment and a GPU."""
 
+import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -17,11 +19,12 @@ th.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Whatever a test before has asked for: sums depend on it, and some tests compare them with another process's."""
-    if th.get_num_threads() != 1:
-        print("threads were", th.get_num_threads())
-        th.set_num_threads(1)
+def as_in_a_new_process() -> Iterator[None]:
+    """Sums depend on the number of threads; and a command of the zoo changes its algorithms for the rest of its process."""
+    th.set_num_threads(1)
+    yield
+    if "sb3_mirl.zoo" in sys.modules:
+        sys.modules["sb3_mirl.zoo"].register()
 
 
 class ScriptedEnv(gym.Env[np.ndarray, int]):

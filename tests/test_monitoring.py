@@ -89,12 +89,12 @@ def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: di
     model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 3), prior_lr=0.01, beta_init=3.0, **small)
     original = callback.fold
 
-    def spy(log_probs: Any, *weights: Any) -> None:
+    def spy(log_probs: Any, *others: Any) -> None:
         q, rho, beta = model.rollout_q_values, model.prior, model.beta
         assert q is not None
         weights = rho * np.exp(beta * (q.double() - q.double().amax(1, keepdim=True)).numpy())
         seen.extend(weights / weights.sum(1, keepdims=True))
-        original(log_probs, *weights)
+        original(log_probs, *others)
 
     callback.fold = spy  # type: ignore[method-assign]
     model.learn(steps, callback=callback)

@@ -180,6 +180,25 @@ def test_configuration_of_callbacks_is_that_of_the_new_ones(tmp_path: Path) -> N
     np.testing.assert_array_equal(steps, [40, 80, 150, 200, 250, 300])
 
 
+class Reporting(BaseCallback):
+    def __init__(self, report: Callable[[int], object]) -> None:
+        super().__init__()
+        self.report = report
+
+    def _on_step(self) -> bool:
+        self.report(self.num_timesteps)
+        return True
+
+
+def test_functions_of_callbacks_are_those_of_the_new_ones(tmp_path: Path) -> None:
+    """Their closures change with the training, which does not make them a state."""
+    old, new = list[int](), list[int]()
+    cut_off(MIRL("MlpPolicy", ScriptedEnv(), **SMALL), tmp_path, 150, 300, 100, (Reporting(lambda step: old.append(step)),))
+    callbacks = [Reporting(lambda step: new.append(step)), ResumableCheckpoint(tmp_path)]
+    resume(tmp_path, ScriptedEnv()).learn(300, callback=callbacks)
+    assert len(old) == 150 and new == list(range(101, 301))
+
+
 def test_what_cannot_go_on_is_said(tmp_path: Path, capsys: Any) -> None:
     model = MIRL("MlpPolicy", ScriptedEnv(), **SMALL, verbose=1)
     model.learn(100, callback=[Recorder(), ResumableCheckpoint(tmp_path, 50)])

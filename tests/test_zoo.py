@@ -217,7 +217,7 @@ class TestCommands:
                 r"CartPole-v1 has discrete actions, Discrete\(2\), which sac does not",
             ),
             (["-conf", "table3"], "table3/mirl.yml"),
-            (["-params", "gama:0.5"], "unexpected keyword argument 'gama'"),
+            (["-params", "gama:0.5"], "MIRL has no argument 'gama': did you mean 'gamma'"),
             (["-i", "nothing.zip"], "must be a valid path to a .zip file"),
             (["--track"], r"--track needs Weights & Biases, wandb. .*pip install '.\[wandb\]'"),
         ],

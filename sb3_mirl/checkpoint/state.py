@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -210,7 +211,8 @@ class CallbackRecord:
         attributes, environments = {}, {}
         at_start = self._arguments.get(name, {})
         for key, value in vars(callback).items():
-            if key in LINKS or _holds_callbacks(value):
+            # functions are configuration, whatever their closures have counted
+            if key in LINKS or _holds_callbacks(value) or inspect.isroutine(value) or isinstance(value, partial):
                 continue
             if isinstance(value, VecEnv):
                 if value is not callback.training_env:
