@@ -117,7 +117,7 @@ def _with_images(budget: int) -> dict[str, Any]:
 
 def _without_images(budget: int) -> dict[str, Any]:
     return {
-        "learning_rate": FallingRate(2e-3),
+        "learning_rate": FallingRate(3e-3),
         "learning_starts": min(1_000, budget // 20),
         "batch_size": 128,
         "target_update_interval": min(200, budget / 20),
