@@ -23,8 +23,8 @@ from scipy.sparse import csc_array, csr_array, eye_array
 from scipy.sparse.linalg import splu
 
 from sb3_mirl.irl import ShortestPath
+from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
-from sb3_mirl.irl.passes import Graphs
 from sb3_mirl.irl.trips import read_trips
 
 SIZES = (10_000, 31_000, 104_000, 317_000)

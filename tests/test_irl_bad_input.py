@@ -202,6 +202,12 @@ def test_weights_of_the_wrong_shape():
             ActionBased.from_weights(network(), weights)
 
 
+def test_weights_beyond_the_range_of_floats():
+    big = RoadNetwork([0, 1], [1, 2], [[1e200], [1.0]])
+    with refused(r"the weights give edge 0 \(0 -> 1\) a reward of -inf: they are too large"):
+        MaxEntRouteChoice.from_weights(big, [-1e200])
+
+
 def test_a_path_that_the_reference_never_takes():
     uniform = 1 / np.bincount(network().tail)[network().tail]
     closed = uniform.copy()

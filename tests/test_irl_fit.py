@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sb3_mirl.irl import ActionBased, MaxEntRouteChoice, MaxMargin, RoadNetwork, ShortestPath, evaluate_routes
+from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.optimise import minimise
-from sb3_mirl.irl.passes import Graphs
 from sb3_mirl.irl.trips import read_trips
 from sb3_mirl.irl.weights import feature_scales, start_weights
 from tests.irl_oracles import example, grid, identity_network, random_cyclic, trips

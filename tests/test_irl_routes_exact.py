@@ -10,8 +10,9 @@ from scipy.special import logsumexp
 
 from sb3_mirl.irl import ActionBased, MaxEntIRL, MaxEntRouteChoice, PartitionDiverges, RoadNetwork
 from sb3_mirl.irl.action_based import ActionLikelihood
+from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
-from sb3_mirl.irl.passes import Graphs, Passes
+from sb3_mirl.irl.passes import Passes
 from sb3_mirl.irl.trips import read_trips
 from sb3_mirl.tabular import TabularMDP
 from tests.irl_oracles import (
@@ -224,6 +225,8 @@ def test_a_reference_multiplies_the_probabilities_of_paths():
     reference[out] = np.eye(len(out))[0]
     closed = MaxEntRouteChoice.from_weights(network, rewards, reference=reference)
     assert closed.action_probabilities(last)[out] == pytest.approx(np.eye(len(out))[0], abs=1e-14)
+    with pytest.raises(ValueError, match="no destination"):
+        closed.destination_probabilities([tail, int(network.head[out[1]])], [last])
     gone = [path for path in paths if set(network.find_edges(path[:-1], path[1:])) & set(out[1:].tolist())]
     assert np.isneginf(closed.log_probability(gone)).all()
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_mirl.irl.cache import Cache, in_threads
+from sb3_mirl.irl.destination_graphs import DestinationGraph, Graphs
+from sb3_mirl.irl.linear import forward
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.passes import DestinationGraph, Graphs, forward
 from sb3_mirl.irl.planning import BestPaths, NoBestPath, origin_node
 from sb3_mirl.irl.trips import Group, States, Trips
 

@@ -8,10 +8,10 @@ from numpy.typing import ArrayLike
 
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.irl.action_based import ActionLikelihood
+from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.network import Array, RoadNetwork
 from sb3_mirl.irl.optimise import minimise
 from sb3_mirl.irl.parameters import Parameters
-from sb3_mirl.irl.passes import Graphs
 from sb3_mirl.irl.planning import BestPaths, Planner
 from sb3_mirl.irl.trips import States, read_state, read_trips
 from sb3_mirl.irl.weights import as_weights, feature_scales, start_weights

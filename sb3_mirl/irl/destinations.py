@@ -8,7 +8,7 @@ as the rewards between A and B are those of the same edges for each destination.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sb3_mirl.irl.distribution import PathDistribution
+from sb3_mirl.irl.distribution import PathDistribution, inside
 from sb3_mirl.irl.network import Array
 from sb3_mirl.irl.trips import States
 
@@ -46,13 +46,13 @@ def remaining_flows(
 
 
 def _log_ratio(distribution: PathDistribution, partial: States, destination: int) -> float:
-    """log z_B / z_A, -inf if the destination was passed before B, or left out of reach."""
-    if (partial[:-1] == destination).any():
-        return -np.inf
-    graph = distribution.graphs.to(destination, [int(partial[0])])
-    if (graph.nodes(partial, np.arange(len(partial))) < 0).any():
+    """log z_B / z_A, -inf if the destination was passed before B, left out of reach, or no such path has any probability."""
+    edges = distribution.network.find_edges(partial[:-1], partial[1:])
+    if (partial[:-1] == destination).any() or np.isneginf(distribution.rewards[edges]).any():
         return -np.inf
     passes = distribution.passes(destination, [int(partial[0])])
+    if not inside(passes.graph, partial):
+        return -np.inf
     first, last = passes.log_partition(partial[[0, -1]], np.array([0, len(partial) - 1]))
     return float(last - first)
 

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache, in_threads
+from sb3_mirl.irl.destination_graphs import DestinationGraph, Graphs
 from sb3_mirl.irl.divergence import explain
+from sb3_mirl.irl.linear import Diverging, forward
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes, forward
+from sb3_mirl.irl.passes import Passes
 from sb3_mirl.irl.planning import BestPaths, origin_node
 from sb3_mirl.irl.trips import States, Trips
 
@@ -134,9 +136,7 @@ class PathDistribution:
         passes, node = self.from_to(origin, destination)
         graph = passes.graph
         there = graph.state == state
-        if there[node]:
-            return 1.0
-        if there[0]:
+        if there[node] or there[0]:
             return 1.0
         stopped = np.where(np.repeat(there, np.diff(graph.start)), 0.0, passes.probability)
         mass = np.zeros(graph.n_nodes)

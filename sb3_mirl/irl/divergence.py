@@ -7,8 +7,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from sb3_mirl.irl import kernels
+from sb3_mirl.irl.destination_graphs import DestinationGraph
 from sb3_mirl.irl.network import Array, RoadNetwork
-from sb3_mirl.irl.passes import DestinationGraph
 
 _NAMED = 8  # states that a message names at most
 _WAY_OUT = (

@@ -131,7 +131,8 @@ class RoadNetwork:
 
     def rewards(self, weights: Array) -> Array:
         """(E,): r_e = theta . f_e, the paper's ``reward``."""
-        return np.asarray(self.features @ weights, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is no float the caller is told
+            return np.asarray(self.features @ weights, dtype=np.float64)
 
     def feature_counts(self, edge_counts: Array) -> Array:
         """(K,): sum_e x_e f_e for ``edge_counts`` (E,) x."""

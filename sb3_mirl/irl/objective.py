@@ -4,10 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_mirl.irl.cache import in_threads
+from sb3_mirl.irl.destination_graphs import DestinationGraph, Graphs
 from sb3_mirl.irl.distribution import inside
 from sb3_mirl.irl.divergence import explain
+from sb3_mirl.irl.linear import Diverging
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.passes import DestinationGraph, Diverging, Graphs, Passes
+from sb3_mirl.irl.passes import Passes
 from sb3_mirl.irl.trips import Group, Trips
 
 _NEGLECTED = 1e-12  # share of the paths that a gradient leaves out: most of a large network is hardly ever visited
@@ -49,9 +51,9 @@ class RouteLikelihood:
     def value_and_gradient(self, weights: Array) -> tuple[float, Array]:
         """L and its gradient (K,); -inf where the partition function is infinite."""
         rewards = self.rewards(weights)
-        log_z, flows = 0.0, np.zeros(self.network.n_edges)
         if not self._usable(rewards):
             return -np.inf, np.zeros(self.network.n_features)
+        log_z, flows = 0.0, np.zeros(self.network.n_edges)
         try:
             # a graph's result is added up before the next one comes, so that none is kept
             for part, graph, flow, loop_flow in in_threads(lambda group: self._pass(group, rewards), self.groups, self.n_jobs):
@@ -65,14 +67,14 @@ class RouteLikelihood:
     def group_gradient(self, number: int, weights: Array) -> tuple[float, Array]:
         """L and its gradient (K,) for the paths to one destination only."""
         group, rewards = self.groups[number], self.rewards(weights)
-        flows = np.zeros(self.network.n_edges)
-        total = group.weights.sum()
-        if not self._usable(rewards) or not total:
-            return (-np.inf if total else 0.0), np.zeros(self.network.n_features)
+        total, nothing = group.weights.sum(), np.zeros(self.network.n_features)
+        if not total or not self._usable(rewards):
+            return (-np.inf if total else 0.0), nothing
         try:
             log_z, graph, flow, loop_flow = self._pass(group, rewards)
         except Diverging:
-            return -np.inf, np.zeros(self.network.n_features)
+            return -np.inf, nothing
+        flows = np.zeros(self.network.n_edges)
         graph.add_to(flows, flow, loop_flow)
         value = _dot(group.edge_counts, rewards[group.edges]) - log_z
         np.subtract.at(flows, group.edges, group.edge_counts)
@@ -95,7 +97,8 @@ class RouteLikelihood:
         return result / self.total
 
     def check_finite(self, weights: Array) -> None:
-        """
+        """Look whether a fit may begin at these weights.
+
         :raises PartitionDiverges: the partition function is infinite at ``weights``
         """
         rewards = self.rewards(weights)
@@ -107,7 +110,9 @@ class RouteLikelihood:
                 raise explain(self.network, graph, rewards, diverging.value) from None
 
     def _usable(self, rewards: Array) -> bool:
-        return not (np.isnan(rewards).any() or (rewards == np.inf).any())
+        """Whether the rewards are floats, where the reference leaves any."""
+        closed = False if self.log_reference is None else np.isneginf(self.log_reference)
+        return bool((np.isfinite(rewards) | closed).all())
 
     def _pass(self, group: Group, rewards: Array) -> tuple[float, DestinationGraph, Array, Array | None]:
         passes = Passes(self.graphs.to(group.destination), rewards)

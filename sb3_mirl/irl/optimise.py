@@ -68,8 +68,9 @@ def minimise(
     if not np.isfinite(value):
         raise ValueError("the minimisation must begin where the objective is finite")
     result = Minimum(x, value + l1 * np.abs(x).sum(), _gap(x, gradient, l1), n_gradients=1)
-    matrix, stalled = np.eye(len(x)) if curvature is None else _positive(curvature(x)), 0
+    stalled = 0
     try:
+        matrix = np.eye(len(x)) if curvature is None else _positive(curvature(x))
         while True:
             result.values.append(result.value)
             result.gaps.append(result.gap)

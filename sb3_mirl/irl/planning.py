@@ -6,8 +6,8 @@ import numpy as np
 
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache
+from sb3_mirl.irl.destination_graphs import DestinationGraph, Graphs
 from sb3_mirl.irl.network import Array, RoadNetwork
-from sb3_mirl.irl.passes import DestinationGraph, Graphs
 from sb3_mirl.irl.trips import States
 
 

@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.irl.archive import read_model, write_model
+from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.destinations import posterior, remaining_flows
 from sb3_mirl.irl.distribution import PathDistribution
 from sb3_mirl.irl.network import Array, RoadNetwork
 from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.optimise import Minimum, exponentiated_gradient, minimise
 from sb3_mirl.irl.parameters import Parameters
-from sb3_mirl.irl.passes import Graphs
 from sb3_mirl.irl.progress import Checkpoint, Progress
 from sb3_mirl.irl.trips import States, read_partial, read_state, read_states, read_trips
 from sb3_mirl.irl.weights import (
@@ -63,7 +63,7 @@ class MaxEntRouteChoice(Parameters):
     Fitted: ``weights_`` (K,); ``weight_errors_`` (K,) and ``covariance_`` (K, K), asymptotic (inverse information, the l2
     penalty included, l1 not); ``log_likelihood_``, the sum over the paths; ``feature_gap_``, the largest difference of
     expected and observed feature counts in units of s_k (with penalties: of the penalised gradient); ``converged_``;
-    ``n_iterations_``, ``n_gradients_``; ``history_``: log likelihood and gap after each iteration.
+    ``n_iterations_``, ``n_gradients_``; ``history_``: log likelihood, less the penalties, and gap after each iteration.
     """
 
     _answers: PathDistribution | None
@@ -184,13 +184,12 @@ class MaxEntRouteChoice(Parameters):
         self.weight_errors_, self.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
         if minimum.interrupted:
             warnings.warn(f"interrupted after {minimum.n_iterations} iterations: the best weights are kept, without errors")
-        elif not minimum.converged:
+            return
+        if not minimum.converged:
             warnings.warn(
                 f"the fit ended after {minimum.n_iterations} iterations at a gap of {minimum.gap:.2g}, above tolerance="
                 f"{self.tolerance}: raise tolerance or max_iterations, or begin from other initial_weights"
             )
-        if minimum.interrupted:
-            return
         if not self._has_errors():
             warnings.warn(f"no standard errors: the Hessian of {n} features needs too much memory on this network")
             return
@@ -329,6 +328,10 @@ class MaxEntRouteChoice(Parameters):
     def _set_weights(self, weights: Array, graphs: Graphs, log_reference: Array | None) -> None:
         self.weights_, self.farthest_ = weights, graphs.farthest
         rewards = self.network.rewards(weights)
+        for edge in np.flatnonzero(~np.isfinite(rewards)):
+            raise ValueError(
+                f"the weights give {self.network.name_edge(edge)} a reward of {rewards[edge]}: they are too large"
+            )
         rewards = rewards if log_reference is None else rewards + log_reference
         self._answers = PathDistribution(self.network, rewards, graphs, self.n_jobs)
 

@@ -179,5 +179,4 @@ def warn_of_unidentified(names: Sequence[str], involved: ArrayLike) -> None:
         warnings.warn(
             f"the features {listed} are collinear along the paths (or always 0): their weights are not identified, other ones "
             "give the same probabilities, and their errors are infinite; leave one of them out",
-            stacklevel=3,
         )
