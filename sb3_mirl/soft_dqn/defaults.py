@@ -140,6 +140,7 @@ def shown(chosen: Mapping[str, Any]) -> str:
 
 
 FEWEST_COPIES = 10
+FEWEST_STEPS = 100  # of a run that is meant to learn: shorter ones try whether something works
 
 
 def doubts(
@@ -155,6 +156,8 @@ def doubts(
         network follows in another way
     :return: sentences with numbers and advice; none for a run that can learn
     """
+    if total_timesteps < FEWEST_STEPS:
+        return []
     if total_timesteps <= learning_starts:
         return [
             f"There is no update, because learning starts after {learning_starts:g} steps (learning_starts). Train longer, or "
