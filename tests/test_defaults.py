@@ -129,7 +129,7 @@ class TestModels:
         # the values that would be chosen are explicit, too
         same = MIRL("MlpPolicy", ScriptedEnv(), **PAPER, **NET)  # type: ignore[arg-type]
         with pytest.warns(UserWarning, match="There is no update"):
-            same.learn(20)
+            same.learn(120)
         assert values_of(same) == dict(PAPER)
 
     def test_values_set_on_the_model_are_explicit(self) -> None:
