@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Any, Any, str]] = {
     "environments": (
         lambda: mirl(make_vec_env("CartPole-v1", 1)),
         lambda: mirl(make_vec_env("CartPole-v1", 3)),
-        r"holds transitions of 1 environment\(s\), this model has 3. Make the environment with 1, or start with an empty",
+        r"holds transitions of 1 environment, this model has 3. Make the environment with 1, or start with an empty",
     ),
     "returns": (lambda: mirl(ScriptedEnv(), n_steps=3), lambda: mirl(ScriptedEnv()), "its (class|n_steps) is"),
     "discount": (

@@ -161,7 +161,8 @@ def check_memory(model: OffPolicyAlgorithm, memory: Any, source: Any) -> None:
         own = {**found, **{name: getattr(model, name) for name in names}}
     if found["environments"] != own["environments"]:
         raise ValueError(
-            f"{source} holds transitions of {found['environments']} environment(s), this model has {own['environments']}. "
+            f"{source} holds transitions of {found['environments']} environment{'s' if found['environments'] > 1 else ''}, "
+            f"this model has {own['environments']}. "
             f"Make the environment with {found['environments']}, or start with an empty memory."
         )
     same_samples = {found["class"], own["class"]} <= {ReplayBuffer.__name__, FrameReplayBuffer.__name__}
