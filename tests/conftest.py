@@ -24,7 +24,8 @@ def as_in_a_new_process() -> Iterator[None]:
     th.set_num_threads(1)
     yield
     if "sb3_mirl.zoo" in sys.modules:
-        sys.modules["sb3_mirl.zoo"].register()
+        zoo = sys.modules["sb3_mirl.zoo"]
+        zoo.ALGOS.update({name: registered.algorithm for name, registered in zoo.ALGORITHMS.items()})
 
 
 class ScriptedEnv(gym.Env[np.ndarray, int]):

@@ -83,7 +83,7 @@ def case(request: Any, tmp_path_factory: Any) -> tuple[str, MIRL, Any, Any]:
         path = tmp_path_factory.mktemp("saved") / "model"
         model.save(path)
         model = MIRL.load(path, device="cpu")
-    policy, obs = prepared(model), observations(kind, 40 if kind == "cnn" else N)
+    policy, obs = prepared(model), observations(kind, N)
     with th.no_grad():  # such that the prior decides in some states only
         spread = policy.q_net(tensors(obs)).diff(dim=-1).abs().median()
         policy.beta.fill_(5.0 / float(spread))
