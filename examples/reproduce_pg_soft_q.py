@@ -105,6 +105,14 @@ class Curve(BaseCallback):
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0  # of the CPU, over all processes that have worked on the run
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with; not ``begun``, which is this process's."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` has given."""
+        self.rows, self.seconds, self.begun = list(state["rows"]), state["seconds"], time.process_time()
+
     def _on_training_start(self) -> None:
         self.begun = time.process_time()
 
