@@ -227,8 +227,8 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(len(games), 2, figsize=(11, 3 * len(games)), squeeze=False, layout="constrained")
     for row, game in zip(axes, games, strict=True):
         for agent, runs in curves[curves["game"] == game].groupby("agent", sort=False):
-            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")[["timesteps", "seconds", "return"]]
-            mean, sem = points.mean(), points["return"].sem().fillna(0)
+            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")
+            mean, sem = points[["timesteps", "seconds", "return"]].mean(), points["return"].sem().fillna(0)
             for axis, x in zip(row, ("timesteps", "seconds"), strict=True):
                 (line,) = axis.plot(mean[x], mean["return"], label=agent)
                 axis.fill_between(mean[x], mean["return"] - sem, mean["return"] + sem, color=line.get_color(), alpha=0.2)
