@@ -105,6 +105,14 @@ class Curve(BaseCallback):
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0  # of the CPU, over all processes that have worked on the run
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with; not ``begun``, which is this process's."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` has given."""
+        self.rows, self.seconds, self.begun = list(state["rows"]), state["seconds"], time.process_time()
+
     def _on_training_start(self) -> None:
         self.begun = time.process_time()
 
@@ -219,8 +227,8 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(len(games), 2, figsize=(11, 3 * len(games)), squeeze=False, layout="constrained")
     for row, game in zip(axes, games, strict=True):
         for agent, runs in curves[curves["game"] == game].groupby("agent", sort=False):
-            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")[["timesteps", "seconds", "return"]]
-            mean, sem = points.mean(), points["return"].sem().fillna(0)
+            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")
+            mean, sem = points[["timesteps", "seconds", "return"]].mean(), points["return"].sem().fillna(0)
             for axis, x in zip(row, ("timesteps", "seconds"), strict=True):
                 (line,) = axis.plot(mean[x], mean["return"], label=agent)
                 axis.fill_between(mean[x], mean["return"] - sem, mean["return"] + sem, color=line.get_color(), alpha=0.2)

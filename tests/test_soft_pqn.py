@@ -201,7 +201,7 @@ class TestExploration:
         model = make(exploration_fraction=0.5, exploration_final_eps=0.1).learn(240, callback=Note())
         np.testing.assert_allclose(rates[:40], 1 - 0.9 * np.arange(3, 123, 3) / 120, atol=1e-6)
         assert rates[45:] == [0.1] * 35 == [model.policy.exploration_rate] * 35
-        model.learn(240, reset_num_timesteps=False, callback=Note())
+        model.learn(720, reset_num_timesteps=False, callback=Note())
         assert max(rates[80:]) == 0.1, "a longer run does not raise it again"
 
     def test_random_actions_come_at_the_rate_epsilon_from_the_prior(self) -> None:
