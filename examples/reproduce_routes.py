@@ -8,6 +8,7 @@ describes them best is no evidence about drivers; what is shown is that the weig
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _city import BASE, LANES, SECONDS, SPEEDS, TYPES, City, make_city
+from _city import BASE, BLOCK, LANES, SECONDS, SPEEDS, TYPES, City, make_city
+from tqdm import tqdm
 
 from sb3_mirl.irl import (
     ActionBased,
@@ -32,7 +34,7 @@ from sb3_mirl.irl import (
 )
 from sb3_mirl.irl.graphs import TURNS
 
-SEGMENTS, TRAIN, TEST, DESTINATIONS = 317_000, 1_850, 7_403, 1_000  # at scale 1
+SEGMENTS, TRAIN, TEST, DESTINATIONS = 317_000, 1_850, 7_403, 400  # at scale 1; the paper does not tell the last one
 SMALL = {"segments": 2_500, "train": 1_000, "test": 1_000, "destinations": 50}  # at the default scale
 PRIOR = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
 TRACKED = 600  # trips of Figure 5
@@ -60,15 +62,15 @@ def main() -> None:
     start = time.perf_counter()
     city = make_city(round(options.scale * SEGMENTS), options.seed)
     print(city.network)
-    drivers = MaxEntRouteChoice.from_weights(city.network, city.weights, max_detour=0.5 if options.scale > 0.1 else None)
+    drivers = MaxEntRouteChoice.from_weights(city.network, city.weights)
     train, test = draw_trips(city, drivers, options)
     length = np.mean([len(path) for path in train])
     print(f"{len(train)} trips to learn from, {len(test)} to test, {length:.1f} segments on average")
 
-    model = MaxEntRouteChoice(city.network, max_detour=drivers.max_detour, verbose=1)
+    model = MaxEntRouteChoice(city.network, max_detour=1.0 if options.scale > 0.1 else None, verbose=1)
     model.fit(train, checkpoint=options.out / "fit.npz")
     model.save(options.out / "model.npz")
-    table = table_1(scores(city, model, drivers, train, test))
+    table = table_1(scores(city, model, drivers, train, test, options.out / "scores.json"))
     print(f"\n{table}\n\n{model.summary(*INTERSTATE)}")
     figure_3(model, options.out / "figure_3.png")
     trips, destinations = trips_to_five(city, drivers, options.trips or TRACKED, options.seed)
@@ -84,34 +86,33 @@ def main() -> None:
 
 
 def draw_trips(city: City, drivers: MaxEntRouteChoice, options: argparse.Namespace) -> tuple[Paths, Paths]:
-    """Trips between drawn origins and some hundred destinations; the same destinations in training and test."""
+    """Trips from drawn origins to drawn destinations, the same in training and test."""
     generator = np.random.default_rng(options.seed)
     grown = options.scale > 0.1
     numbers = {"train": TRAIN, "test": TEST, "destinations": DESTINATIONS} if grown else SMALL
     n_train, n_test = (options.trips or numbers[name] for name in ("train", "test"))
     destinations = generator.choice(city.network.n_states, numbers["destinations"], replace=False)
     ends = np.sort(generator.choice(destinations, n_train + n_test))  # a destination's trips one after the other
-    paths = [
-        path
-        for end in ends
-        for path in drivers.sample(origin_of(city, int(end), generator), int(end), 1, int(generator.integers(2**31)))
-    ]
+    paths: Paths = []
+    for end in tqdm(ends.tolist(), desc="trips", disable=not grown):
+        paths += drivers.sample(origin_of(city, end, generator), end, 1, int(generator.integers(2**31)))
     order = generator.permutation(len(paths))
     return [paths[i] for i in order[:n_train]], [paths[i] for i in order[n_train:]]
 
 
 def origin_of(city: City, destination: int, generator: np.random.Generator) -> int:
-    """A segment other than the destination, in a large city within some 6 miles."""
+    """A segment other than the destination, in a large city from 1 to 6 miles away."""
     xy = city.network.coordinates.mean(axis=1)
-    near = np.linalg.norm(xy - xy[destination], axis=1) < 60  # blocks
+    miles = BLOCK * np.linalg.norm(xy - xy[destination], axis=1)
+    near = (miles < 6) & (miles > (1 if len(xy) > 0.1 * SEGMENTS else 0))
     near[destination] = False
     return int(generator.choice(np.flatnonzero(near)))
 
 
 def scores(
-    city: City, model: MaxEntRouteChoice, drivers: MaxEntRouteChoice, train: Paths, test: Paths
+    city: City, model: MaxEntRouteChoice, drivers: MaxEntRouteChoice, train: Paths, test: Paths, file: Path
 ) -> dict[str, RouteScores]:
-    """Each model's scores on the test trips."""
+    """Each model's scores on the test trips; those in ``file`` are not computed again."""
     fits: dict[str, Callable[[], RouteScores]] = {
         "Time-based": lambda: evaluate_routes(ShortestPath(city.network, city.seconds).fit(train), test),
         "Max margin": lambda: evaluate_routes(MaxMargin(city.network).fit(train), test),
@@ -127,12 +128,16 @@ def scores(
             fitted.append(ActionBased(city.network).fit(train))
         return fitted[0]
 
-    found = {}
+    sizes = [city.network.n_states, len(train), len(test)]
+    known = json.loads(file.read_text()) if file.exists() else {}
+    found = known["scores"] if known.get("sizes") == sizes else {}
     for name, fit in fits.items():
-        start = time.perf_counter()
-        found[name] = fit()
-        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-    return found
+        if name not in found:
+            start = time.perf_counter()
+            found[name] = fit()
+            print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+            file.write_text(json.dumps({"sizes": sizes, "scores": found}))
+    return {name: RouteScores(*found[name]) for name in fits}
 
 
 def table_1(found: dict[str, RouteScores]) -> str:

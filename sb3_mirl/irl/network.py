@@ -216,7 +216,7 @@ class RoadNetwork:
     def _check_finite(self) -> None:
         entries = coo_array(self.features)  # those that are not 0
         for place in np.flatnonzero(~np.isfinite(entries.data)):
-            row, column = (int(places[place]) for places in entries.coords)
+            row, column = int(entries.row[place]), int(entries.col[place])
             raise ValueError(
                 f"feature {self.feature_names[column]!r} of {self.name_edge(row)} is {entries.data[place]}: "
                 "features must be finite numbers, fill in what is missing"
