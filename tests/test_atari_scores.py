@@ -164,9 +164,9 @@ def test_wrong_arguments(mirl: MIRL, env: DummyVecEnv, wrong: dict[str, Any]) ->
 
 @pytest.mark.atari
 def test_atari_episodes_end_at_the_papers_limit(small: dict[str, Any]) -> None:
-    from sb3_mirl.experiments import atari
+    from sb3_mirl.experiments import ATARI
 
-    env = atari.make_env("Boxing", 2, 0, training=False)
+    env = ATARI.make_env("Boxing", 2, 0, training=False)
     assert env.get_attr("max_episode_steps") == [4500, 4500]
     assert not env.get_attr("clip_reward")[0] and not env.get_attr("episodic_life")[0]
     env.close()
