@@ -8,7 +8,7 @@ solved to a KKT gap of 1e-6 ("discounted"). The dense loop is the textbook's: va
 """
 
 import argparse
-import resource
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -46,7 +46,16 @@ def solve(n_states: int) -> tuple[int, float, float, np.ndarray]:
     solution = solve_mutual_information(mdp, BETA, tolerance=GAP)
     seconds = time.process_time() - start
     assert solution.converged
-    return mdp.n_states, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, solution.prior
+    return mdp.n_states, seconds, peak_memory(), solution.prior
+
+
+def peak_memory() -> float:
+    """The process's, in MB; NaN where the system does not tell."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def dense_loop(n_states: int) -> tuple[int, float, float, np.ndarray]:

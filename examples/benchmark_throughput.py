@@ -46,8 +46,7 @@ from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.plots import COLOURS
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn.checks import computes_bfloat16
-from sb3_mirl.soft_dqn.soft_dqn import update_ratio
+from sb3_mirl.soft_dqn.soft_dqn import computes_bfloat16, update_ratio
 
 BUFFER = 50_000
 T = TypeVar("T")

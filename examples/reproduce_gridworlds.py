@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
@@ -24,8 +25,8 @@ import sb3_mirl  # noqa: F401  registers the gridworlds
 from sb3_mirl import plots
 from sb3_mirl.common.files import claimed
 from sb3_mirl.envs.gridworld import MAPS
-from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMDP, TabularMIRL, learn_side_by_side, soft_value_iteration
-from sb3_mirl.tabular.agent import TabularAgent
+from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMDP, TabularMIRL, soft_value_iteration, train_in_parallel
+from sb3_mirl.tabular.agents import TabularAgent
 
 Array = NDArray[np.float64]
 
@@ -41,6 +42,7 @@ AGENTS: dict[str, Callable[[str, float, float, int], TabularAgent]] = {
     "sql_m": lambda env, gamma, _, seed: SoftQLearning(env, exploration="marginal", gamma=gamma, seed=seed),
     "mirl": lambda env, gamma, prior_lr, seed: TabularMIRL(env, gamma=gamma, prior_lr=prior_lr, seed=seed),
 }
+LINES: dict[str, Any] = {"ql": "-", "sql": (0, (4, 1.5)), "sql_m": (0, (1, 1)), "mirl": "-"}  # where curves overlap
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ class World:
     action: int
     cell: int | None
     title: str
-    question: str
+    correct: str
     shown: int  # steps on the figure's x-axis: until nothing changes any more
 
 
 WORLDS = {
-    "corridor": World("MirlCorridor-v0", 1, None, "3 × 20 corridor", "correct action (go right)", 120_000),
-    "square": World("MirlSquare-v0", 3, 3 * 8 + 6, "8 × 8 world", "correct action (left, once, to enter the goal)", 12_000),
+    "corridor": World("MirlCorridor-v0", 1, None, "3 × 20 corridor", "right, in every cell", 120_000),
+    "square": World("MirlSquare-v0", 3, 3 * 8 + 6, "8 × 8 world", "left, beside the goal", 12_000),
 }
 
 
@@ -73,13 +75,23 @@ class Result:
     policy: Array
 
 
-def run(world: World, agent: str, options: argparse.Namespace) -> Result:
-    """Train and evaluate ``options.seeds`` agents."""
-    agents = [AGENTS[agent](world.env_id, options.gamma, options.prior_lr, seed) for seed in range(options.seeds)]
-    learn_side_by_side(
-        agents, options.timesteps, progress_bar=True, eval_freq=EVAL_FREQ, n_eval_episodes=EVAL_EPISODES,
-        max_eval_steps=EVAL_STEPS, eval_exploration=options.eval_exploration, record_actions=True,
+def run(options: argparse.Namespace) -> dict[str, dict[str, Result]]:
+    """Train and evaluate ``options.seeds`` agents of each kind in each world, all at once."""
+    agents = {
+        (world, agent): [make(WORLDS[world].env_id, options.gamma, options.prior_lr, seed) for seed in range(options.seeds)]
+        for world in WORLDS
+        for agent, make in AGENTS.items()
+    }
+    train_in_parallel(
+        [one for group in agents.values() for one in group], options.timesteps, progress_bar=True, eval_freq=EVAL_FREQ,
+        n_eval_episodes=EVAL_EPISODES, max_eval_steps=EVAL_STEPS, eval_exploration=options.eval_exploration,
+        record_actions=True,
     )  # fmt: skip
+    return {world: {agent: result(WORLDS[world], agents[world, agent]) for agent in AGENTS} for world in WORLDS}
+
+
+def result(world: World, agents: list[TabularAgent]) -> Result:
+    """What is shown of the agents of one kind."""
     records = [one.records for one in agents]
     windows, correct = zip(*(correct_actions(world, record.states, record.actions) for record in records), strict=True)
     return Result(
@@ -148,7 +160,8 @@ def summary(results: dict[str, dict[str, Result]], options: argparse.Namespace, 
         "",
         "AUC: area under the curve divided by its length, the mean return. Final: over the last tenth of training. Steps to "
         f"the optimum: until the return (moving average, {SMOOTHING} snapshots) is within {NEAR:g} of the best policy's; ≥ if "
-        "a seed never got there. Last rows: MIRL minus the baseline, seed by seed, with the p-value of a paired t-test.",
+        "a seed never got there. Last rows: MIRL minus the baseline, seed by seed, with the p-value of a paired t-test "
+        "from 3 seeds on.",
     ]
     for world, of_world in results.items():
         best = optimum(WORLDS[world])
@@ -175,10 +188,11 @@ def with_interval(values: Array, name: str) -> str:
 
 
 def paired(ours: Array, theirs: Array, name: str) -> str:
-    """Mean difference ± half-width, and the paired t-test's p-value."""
-    if len(ours) < 2 or np.all(ours == theirs):
-        return with_interval(ours - theirs, name)
-    return f"{with_interval(ours - theirs, name)} (p {ttest_rel(ours, theirs).pvalue:.1g})"
+    """Mean difference ± half-width, and the paired t-test's p-value where there are differences enough to test."""
+    text = with_interval(ours - theirs, name)
+    if len(ours) < 3 or np.ptp(ours - theirs) == 0:
+        return text
+    return f"{text} (p {ttest_rel(ours, theirs).pvalue:.1g})"
 
 
 def figure(results: dict[str, dict[str, Result]], path: Path) -> None:
@@ -222,6 +236,7 @@ def draw_returns(ax: Axes, name: str, of_world: dict[str, Result]) -> None:
         span = SMOOTHING if panel is ax else 10 * SMOOTHING
         for agent, result in of_world.items():
             plots.learning_curve(panel, result.timesteps / 1000, plots.smoothed(result.returns, span), agent)
+            panel.lines[-1].set_linestyle(LINES[agent])
         panel.set(xlim=xlim, ylim=ylim)
     ax.annotate("best policy", (1, best), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4", fontsize=8)
     ax.set(xlabel="environment steps (thousands)", title="mean return")
@@ -231,8 +246,10 @@ def draw_actions(ax: Axes, name: str, of_world: dict[str, Result]) -> None:
     """How often the correct action was executed while learning, exploration included."""
     for agent, result in of_world.items():
         plots.learning_curve(ax, result.windows / 1000, plots.smoothed(result.correct, SMOOTHING), agent)
+        ax.lines[-1].set_linestyle(LINES[agent])
     shown = min(WORLDS[name].shown, of_world["mirl"].windows[-1])
-    ax.set(xlabel="environment steps (thousands)", title=WORLDS[name].question, ylim=(0.2, 1), xlim=(0, shown / 1000))
+    title = f"share of correct actions ({WORLDS[name].correct})"
+    ax.set(xlabel="environment steps (thousands)", title=title, ylim=(0.2, 1), xlim=(0, shown / 1000))
 
 
 def main() -> None:
@@ -252,18 +269,13 @@ def main() -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     start = time.perf_counter()
-    results: dict[str, dict[str, Result]] = {}
-    for name, world in WORLDS.items():
-        results[name] = {}
-        for agent in AGENTS:
-            print(f"{world.title}: {agent}, {options.seeds} seeds")
-            results[name][agent] = run(world, agent, options)
+    results = run(options)
     seconds = time.perf_counter() - start
 
     table(results, "mean_return", "returns").to_csv(options.out / "evaluations.csv", index=False, float_format="%.4f")
     table(results, "correct_action", "correct").to_csv(options.out / "correct_action.csv", index=False, float_format="%.4f")
     text = summary(results, options, seconds)
-    (options.out / "summary.md").write_text(text)
+    (options.out / "summary.md").write_text(text, encoding="utf-8")
     figure(results, options.out / "figure1.png")
     print(text)
     print(f"trained and evaluated in {seconds:.1f} s, {time.perf_counter() - start:.1f} s in all: see {options.out}/")

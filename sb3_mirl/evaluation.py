@@ -66,7 +66,7 @@ class _EpsilonGreedy:
     def __init__(self, model: BaseAlgorithm, epsilon: float, as_in_training: bool, seed: int | None) -> None:
         n_actions = int(cast(spaces.Discrete, model.action_space).n)
         self.model, self.epsilon, self.random = model, epsilon, np.random.default_rng(seed)
-        own = getattr(model, "exploration_probs", getattr(model, "_exploration_probs", None)) if as_in_training else None
+        own = getattr(model, "exploration_probs", None) if as_in_training else None
         self.probs = np.full(n_actions, 1 / n_actions) if own is None else own()
 
     def predict(self, observation: Any, **_: Any) -> tuple[NDArray[np.int64], None]:

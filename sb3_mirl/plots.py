@@ -16,6 +16,8 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
+from sb3_mirl.irl.plots import destination_accuracy, route_map, weights  # noqa: F401  all pictures in one place
+
 Array = NDArray[np.float64]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; MIRL's variants are a light and a dark orange

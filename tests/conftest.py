@@ -1,5 +1,7 @@
 """Shared by all tests: one thread, as two workers share two cores; small nets; stand-ins for an environment and a GPU."""
 
+import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -14,6 +16,15 @@ from torch.utils._pytree import tree_leaves
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 
 th.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process() -> Iterator[None]:
+    """Sums depend on the number of threads; and a command of the zoo changes its algorithms for the rest of its process."""
+    th.set_num_threads(1)
+    yield
+    if "sb3_mirl.zoo" in sys.modules:
+        sys.modules["sb3_mirl.zoo"].register()
 
 
 class ScriptedEnv(gym.Env[np.ndarray, int]):

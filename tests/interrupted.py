@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_mirl import MIRL, ResumableCheckpoint, SoftDQN, resume
+from sb3_mirl import MIRL, ResumableCheckpoint, resume
 
-MakeModel = Callable[[GymEnv], SoftDQN]
+MakeModel = Callable[[GymEnv], Any]
 
 
 class PulledPlug(Exception):
@@ -33,7 +34,7 @@ class PullPlug(BaseCallback):
 
 
 def cut_off(
-    model: SoftDQN, folder: Path, at: int, total: int, save_freq: int, callbacks: tuple[BaseCallback, ...] = ()
+    model: BaseAlgorithm, folder: Path, at: int, total: int, save_freq: int, callbacks: tuple[BaseCallback, ...] = ()
 ) -> None:
     """Learns with checkpoints, and without an end."""
     with pytest.raises(PulledPlug):
@@ -55,7 +56,7 @@ def whole_and_resumed(
     at: int = 290,
     save_freq: int = 120,
     make_callbacks: Callable[[], tuple[BaseCallback, ...]] = tuple,
-) -> tuple[SoftDQN, SoftDQN]:
+) -> tuple[Any, Any]:
     """
     The same training twice: in one go and without checkpoints, and cut off at ``at`` and resumed from the last checkpoint.
     Both end with equal random states, or this fails.
@@ -78,20 +79,27 @@ def random_states() -> tuple[bytes, ...]:
     return pickle.dumps(random.getstate()), pickle.dumps(np.random.get_state()), th.get_rng_state().numpy().tobytes()
 
 
-def assert_same(one: SoftDQN, two: SoftDQN) -> None:
-    """Bit for bit: weights, prior, beta, optimiser, counters, epsilon, history, and the replay memory row by row."""
+COUNTERS = ("_n_updates", "_n_calls", "_episode_num", "exploration_rate", "_current_progress_remaining", "num_timesteps")
+
+
+def assert_same(one: Any, two: Any) -> None:
+    """Bit for bit: weights, optimisers, counters, prior, beta, epsilon, history, and the memory or rollout row by row."""
     assert_equal(one.policy.state_dict(), two.policy.state_dict())
-    assert_equal(one.policy.optimizer.state_dict(), two.policy.optimizer.state_dict())
-    for name in ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate", "_current_progress_remaining"):
-        assert getattr(one, name) == getattr(two, name), name
+    assert_equal(one.get_parameters(), two.get_parameters())
+    for name in COUNTERS:
+        assert getattr(one, name, None) == getattr(two, name, None), name
     assert_equal(one._last_obs, two._last_obs)
     assert [e["r"] for e in one.ep_info_buffer or ()] == [e["r"] for e in two.ep_info_buffer or ()]
-    assert one.action_space.sample() == two.action_space.sample()
+    assert_equal(one.action_space.sample(), two.action_space.sample())
     if isinstance(one, MIRL) and isinstance(two, MIRL):
         assert one.prior_callback is not None and two.prior_callback is not None
         assert_equal(one.prior_callback.history, two.prior_callback.history)
         assert one.prior_callback.mutual_information() == two.prior_callback.mutual_information()
-    assert_same_memory(one.replay_buffer, two.replay_buffer, one.get_vec_normalize_env())
+    if hasattr(one, "rollout_buffer"):
+        for name in ("observations", "actions", "rewards", "advantages", "returns", "log_probs"):
+            assert_equal(getattr(one.rollout_buffer, name), getattr(two.rollout_buffer, name))
+    else:
+        assert_same_memory(one.replay_buffer, two.replay_buffer, one.get_vec_normalize_env())
 
 
 def assert_same_memory(one: Any, two: Any, normalize: Any = None) -> None:

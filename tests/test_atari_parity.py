@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ pytest.importorskip("ale_py")
 cv2 = pytest.importorskip("cv2")
 
 import gymnasium as gym  # noqa: E402
+from ale_py import roms  # noqa: E402
 from stable_baselines3.common.atari_wrappers import MaxAndSkipEnv  # noqa: E402
 from stable_baselines3.common.env_util import make_atari_env  # noqa: E402
 from stable_baselines3.common.vec_env import VecFrameStack  # noqa: E402
 
 from sb3_mirl.envs import AtariVecEnv  # noqa: E402
+from sb3_mirl.envs.ale import make_vector, rom_id  # noqa: E402
+from sb3_mirl.envs.flavours import FlavourVector  # noqa: E402
 
 pytestmark = pytest.mark.atari
 
@@ -124,29 +128,157 @@ def test_same_games_as_sb3(game: str, training: bool) -> None:
     assert max(d.mean() for d in differences) <= mean
 
 
-@pytest.mark.parametrize("game", ["MsPacman", "Pong", "Qbert"])
-def test_frames_are_pooled_gray_screens(game: str) -> None:
-    """Bit for bit: ALE's gray screen, maximum of the last two frames of four, OpenCV's area interpolation."""
-    screens = MaxAndSkipEnv(gym.make(f"{game}NoFrameskip-v4", obs_type="grayscale"), 4)
-    env = AtariVecEnv(game, 1, SEED, training=False, noop_max=0, use_fire_reset=False)
+@pytest.mark.parametrize(
+    ("game", "options", "flavour"),
+    [
+        ("MsPacman", {}, {}),
+        ("Pong", {}, {}),
+        ("Qbert", {}, {}),
+        ("Seaquest", {"grayscale": False}, {}),
+        ("Pong", {"img_height": 50, "img_width": 70}, {}),
+        ("SpaceInvaders", {"maxpool": False}, {}),
+        ("Breakout", {"img_height": 210, "img_width": 160, "grayscale": False}, {}),
+        ("Freeway", {}, {"mode": 3, "difficulty": 1}),
+        ("SpaceInvaders", {"grayscale": False}, {"mode": 9}),
+        ("Pong", {"img_width": 100}, {"difficulty": 3, "repeat_action_probability": 0.25}),
+    ],
+)
+def test_frames_are_pooled_screens(game: str, options: dict[str, Any], flavour: dict[str, Any]) -> None:
+    """Bit for bit: ALE's screen, maximum of the last two frames of four, OpenCV's area interpolation."""
+    gray, pooled = options.get("grayscale", True), options.get("maxpool", True)
+    screens = gym.make(
+        f"{game}NoFrameskip-v4", obs_type="grayscale" if gray else "rgb", frameskip=1 if pooled else 4, **flavour
+    )
+    if pooled:
+        screens = MaxAndSkipEnv(screens, 4)
+    env = AtariVecEnv(game, 1, SEED, training=False, noop_max=0, use_fire_reset=False, **options, **flavour)
+    size = options.get("img_width", 84), options.get("img_height", 84)
     screen, _ = screens.reset(seed=SEED)
     observation, rng = env.reset(), np.random.default_rng(0)
     for _ in range(200):
-        expected = cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA)
-        np.testing.assert_array_equal(observation[0, -1], expected)
+        expected = cv2.resize(screen, size, interpolation=cv2.INTER_AREA)
+        planes = expected[None] if gray else expected.transpose(2, 0, 1)
+        np.testing.assert_array_equal(observation[0, -len(planes) :], planes)
         actions = random_actions(env, rng)
-        observation, _, (done,), _ = env.step(actions)
-        screen, _, terminated, _, _ = screens.step(actions[0])
-        assert done == terminated
+        observation, (reward,), (done,), _ = env.step(actions)
+        screen, expected_reward, terminated, _, _ = screens.step(actions[0])
+        assert done == terminated and reward == expected_reward
         if done:
             break
 
 
-@pytest.mark.parametrize("game", ["Breakout", "Seaquest", "Pong"])
-def test_stacks_are_those_of_vec_frame_stack(game: str) -> None:
+def test_flavours_are_other_games() -> None:
+    default, *others = (
+        AtariVecEnv("Freeway", 1, SEED, **flavour)
+        for flavour in ({}, {"mode": 0, "difficulty": 0}, {"mode": 3}, {"difficulty": 1})
+    )
+    reference = record(default, 60)
+    same = [all(np.array_equal(*pair) for pair in zip(record(env, 60), reference, strict=True)) for env in others]
+    assert same == [True, False, False]
+    unwrapped = [gym.make(env.spec).unwrapped for env in (default, *others)]
+    assert [(env._game_mode, env._game_difficulty) for env in unwrapped] == [(None, None), (0, 0), (3, None), (None, 1)]
+    kinds = [type(env._vector).__name__ for env in (default, *others)]
+    assert kinds == ["ALEVectorInterface"] * 2 + ["FlavourVector"] * 2, "the C++ side plays what it can"
+
+
+def record(env: AtariVecEnv, n_steps: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [env.reset(), *(value for _ in range(n_steps) for value in env.step(random_actions(env, rng))[:3])]
+
+
+@pytest.mark.parametrize(
+    ("game", "options"),
+    [
+        ("Breakout", {"use_fire_reset": True}),
+        ("Qbert", {"grayscale": False, "img_height": 60, "repeat_action_probability": 0.25}),
+        ("Pong", {"maxpool": False, "frame_skip": 1, "stack_num": 2, "full_action_space": True}),
+    ],
+)
+def test_the_stand_in_for_other_flavours_plays_as_the_vector_environment(game: str, options: dict[str, Any]) -> None:
+    """In the default flavour, with the no-ops that neither draws."""
+    common = {
+        "frame_skip": 4,
+        "stack_num": 4,
+        "grayscale": True,
+        "img_height": 84,
+        "img_width": 84,
+        "maxpool": True,
+        "use_fire_reset": False,
+        "repeat_action_probability": 0.0,
+        "full_action_space": False,
+        **options,
+    }
+    rom = rom_id(game)
+    ours = FlavourVector(roms.get_rom_path(rom), 2, None, None, noop_max=1, **common)
+    theirs = make_vector(rom, 2, noop_max=0, mode=None, difficulty=None, num_threads=1, thread_affinity_offset=None, **common)
+    assert [action.name for action in ours.get_action_set()] == [action.name for action in theirs.get_action_set()]
+    rng, over = np.random.default_rng(0), 0
+    for seeds in ([3, 4], [-1, 5]):
+        observations, info = ours.reset([0, 1], seeds)
+        expected, expected_info = theirs.reset([0, 1], seeds)
+        np.testing.assert_array_equal(observations, expected)
+        for _ in range(250 if game == "Breakout" else 100):
+            np.testing.assert_array_equal(info["lives"], expected_info["lives"])
+            actions = rng.integers(len(ours.get_action_set()), size=2).tolist()
+            for vector in (ours, theirs):
+                vector.send(actions, [1.0, 1.0])
+            *result, info = ours.recv()
+            *expected_result, expected_info = theirs.recv()
+            for value, wanted in zip(result, expected_result, strict=True):
+                np.testing.assert_array_equal(value, wanted)
+            for i in result[2].nonzero()[0]:
+                np.testing.assert_array_equal(info["final_obs"][i], expected_info["final_obs"][i])
+                over += 1
+    assert over > 0 or game != "Breakout"
+
+
+@pytest.mark.parametrize("last", [2, 4])
+def test_a_step_of_the_stand_in_ends_with_the_game(last: int) -> None:
+    """As in C++, which does not look at the frame on which the game is over."""
+    game = AtariVecEnv("Breakout", 1, SEED, difficulty=1)._vector._games[0]
+    game.reset(SEED)
+    ale, before, acts = game.ale, game.screens[0].copy(), []
+
+    class Ending:
+        def act(self, *action: Any) -> int:
+            acts.append(action)
+            return ale.act(*action) + 1
+
+        def game_over(self) -> bool:
+            return len(acts) == last
+
+        def getScreenGrayscale(self, screen: np.ndarray) -> None:
+            screen[:] = 77
+
+    game.ale = Ending()
+    assert game.step(0, 1.0) == len(acts) == last
+    np.testing.assert_array_equal(game.screens[0], before if last == 2 else np.maximum(before, 77))
+
+
+def test_no_ops_of_the_stand_in() -> None:
+    """As many frames as the C++ side's: FIRE and no-ops, at most ``noop_max``."""
+    env = AtariVecEnv("Breakout", 4, SEED, noop_max=3, difficulty=1)
+    frames: set[int] = set()
+    for _ in range(10):
+        env.reset()
+        frames |= {game.ale.getEpisodeFrameNumber() for game in env._vector._games}
+    assert frames == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("game", "options"),
+    [
+        ("Breakout", {}),
+        ("Seaquest", {}),
+        ("Pong", {}),
+        ("Breakout", {"grayscale": False}),
+        ("Breakout", {"grayscale": False, "mode": 4, "img_height": 40, "img_width": 50}),
+    ],
+)
+def test_stacks_are_those_of_vec_frame_stack(game: str, options: dict[str, Any]) -> None:
     """Observations and terminal observations, over life losses, ends of games and truncations."""
-    env = AtariVecEnv(game, 2, SEED, max_episode_steps=140)
-    reference = VecFrameStack(AtariVecEnv(game, 2, SEED, max_episode_steps=140, frame_stack=1), 4)
+    env = AtariVecEnv(game, 2, SEED, max_episode_steps=140, **options)
+    reference = VecFrameStack(AtariVecEnv(game, 2, SEED, max_episode_steps=140, frame_stack=1, **options), 4)
     np.testing.assert_array_equal(env.reset(), reference.reset())
     rng, seen = np.random.default_rng(0), Counter[str]()
     for _ in range(600):
@@ -252,17 +384,19 @@ def test_episode_records_over_a_long_run(game: str) -> None:
 class ScriptedVector:
     """One sub-environment whose every step is (reward, game over, lives); frames are numbered from 1."""
 
-    def __init__(self, script: list[tuple[int, bool, int]]) -> None:
-        self.script, self.frame = iter(script), 1
+    def __init__(self, script: list[tuple[int, bool, int]], pixels: tuple[int, ...] = (84, 84)) -> None:
+        self.script, self.frame, self.pixels = iter(script), 1, pixels
 
     def _stack(self) -> np.ndarray:
         self.frame += 1
-        frames = np.arange(self.frame - 4, self.frame, dtype=np.uint8)
-        return np.broadcast_to(frames[None, :, None, None], (1, 4, 84, 84)).copy()
+        return self._filled(np.arange(self.frame - 4, self.frame, dtype=np.uint8))
+
+    def _filled(self, frames: np.ndarray) -> np.ndarray:
+        return np.ones((1, 4, *self.pixels), np.uint8) * frames.reshape(-1, *[1] * len(self.pixels))
 
     def reset(self, indices: list[int], seeds: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         self.frame = 101
-        return self._stack() * np.array([0, 0, 0, 1], dtype=np.uint8)[:, None, None], {"lives": np.array([3])}
+        return self._stack() * self._filled(np.array([0, 0, 0, 1], dtype=np.uint8)), {"lives": np.array([3])}
 
     def send(self, actions: list[int], paddle_strengths: list[float]) -> None:
         self.step = next(self.script)
@@ -274,9 +408,11 @@ class ScriptedVector:
         return stack, np.array([reward]), np.array([over]), np.array([False]), info
 
 
-def run_script(script: list[tuple[int, bool, int]], **options: int) -> tuple[AtariVecEnv, list[tuple[np.ndarray, bool, dict]]]:
-    env = AtariVecEnv("Breakout", 1, **options)
-    env._vector = ScriptedVector(script)
+def run_script(
+    script: list[tuple[int, bool, int]], colour: bool = False, **options: int
+) -> tuple[AtariVecEnv, list[tuple[np.ndarray, bool, dict]]]:
+    env = AtariVecEnv("Breakout", 1, grayscale=not colour, **options)
+    env._vector = ScriptedVector(script, (84, 84, 3) if colour else (84, 84))
     env.reset()
     steps = [env.step(np.array([0])) for _ in script]
     return env, [(observations[0, :, 0, 0], bool(dones[0]), infos[0]) for observations, _, dones, infos in steps]
@@ -306,12 +442,20 @@ def test_lives_after_a_truncation_are_those_of_the_new_game() -> None:
     assert steps[2][1], "two lives after the new game's three"
 
 
-def test_game_over_soon_after_a_life_loss() -> None:
-    _, steps = run_script([(0, False, 3), (0, False, 2), (0, False, 2), (1, True, 3)])
-    assert steps[1][2]["terminal_observation"][:, 0, 0].tolist() == [100, 101, 102, 103]
-    assert steps[1][0].tolist() == [0, 0, 0, 103]
-    assert steps[2][0].tolist() == [0, 0, 103, 104]
-    assert steps[3][2]["terminal_observation"][:, 0, 0].tolist() == [0, 103, 104, 105]
+@pytest.mark.parametrize("colour", [False, True])
+def test_game_over_soon_after_a_life_loss(colour: bool) -> None:
+    _, steps = run_script([(0, False, 3), (0, False, 2), (0, False, 2), (1, True, 3)], colour)
+    planes = 3 if colour else 1
+
+    def frames(pixels: np.ndarray) -> list[int]:
+        numbers = pixels.reshape(4, planes)
+        assert (numbers == numbers[:, :1]).all()
+        return numbers[:, 0].tolist()
+
+    assert frames(steps[1][2]["terminal_observation"][:, 0, 0]) == [100, 101, 102, 103]
+    assert frames(steps[1][0]) == [0, 0, 0, 103]
+    assert frames(steps[2][0]) == [0, 0, 103, 104]
+    assert frames(steps[3][2]["terminal_observation"][:, 0, 0]) == [0, 103, 104, 105]
 
 
 def test_reset_forgets_the_game_under_way() -> None:

@@ -5,6 +5,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor, load_results
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, VecVideoRecorder
 
+from sb3_mirl import MIRL
 from sb3_mirl.envs import AtariVecEnv
 from sb3_mirl.envs.ale import ale_seed, rom_id, thread_count
+from sb3_mirl.replay import FrameReplayBuffer
 
 pytestmark = pytest.mark.atari
 
@@ -195,11 +198,20 @@ def test_reset_drops_a_step_under_way() -> None:
         ({"max_episode_steps": 0}, "max_episode_steps"),
         ({"num_threads": 0}, "num_threads"),
         ({"repeat_action_probability": 1.5}, "repeat_action_probability"),
+        ({"grayscale": "no"}, "grayscale='no' is not known, choose from True, False"),
+        ({"maxpool": None}, "maxpool=None"),
+        ({"img_height": 35}, "img_height must be an integer >= 36, got 35"),
+        ({"img_width": 84.0}, "img_width must be an integer >= 36, got 84.0"),
+        ({"frame_stack": 37, "img_width": 36}, "37 channels of 84x36 pixels"),
+        ({"frame_stack": 14, "grayscale": False, "img_height": 40}, "42 channels of 40x84 pixels"),
+        ({"mode": 3}, "mode=3 is not known, choose from None, 0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44"),
+        ({"difficulty": -1}, "difficulty=-1 is not known, choose from None, 0, 1"),
+        ({"thread_affinity_offset": -1}, "thread_affinity_offset"),
     ],
 )
-def test_invalid_arguments(options: dict[str, float], message: str) -> None:
+def test_invalid_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AtariVecEnv("Breakout", **options)  # type: ignore[arg-type]
+        AtariVecEnv("Breakout", **options)
 
 
 def test_step_runs_while_python_goes_on() -> None:
@@ -287,11 +299,36 @@ def test_images_show_the_newest_frame(tmp_path: Path) -> None:
     observations, *_ = env.step(np.ones(4, dtype=int))
     images = env.get_images()
     assert [image.shape for image in images if image is not None] == [(84, 84, 3)] * 4
+    assert all(image is not None and image.flags.writeable for image in images)
+    assert not any(np.shares_memory(image, observations) for image in images)
     for channel in range(3):
         np.testing.assert_array_equal(np.stack(images)[..., channel], observations[:, -1])  # type: ignore[arg-type]
+    colour = AtariVecEnv("Breakout", 2, SEED, grayscale=False, img_height=42, img_width=60)
+    newest = colour.reset()[:, -3:]
+    np.testing.assert_array_equal(np.stack(colour.get_images()), newest.transpose(0, 2, 3, 1))  # type: ignore[arg-type]
+    assert np.ptp(newest, axis=1).max() > 50
     tiled = env.render("rgb_array")
     assert tiled is not None and tiled.shape == (168, 168, 3)
     np.testing.assert_array_equal(tiled[:84, 84:, 0], observations[1, -1])
+
+
+def test_a_window_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    env = AtariVecEnv("Breakout", 1, SEED)
+    env.reset()
+    if sys.platform == "linux":
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(RuntimeError, match=r'has no display: use render\("rgb_array"\)'):
+            env.render("human")
+
+    def without_windows(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "imshow", without_windows)
+    with pytest.raises(RuntimeError, match=r"cannot open a window .*not implemented.*VecVideoRecorder"):
+        env.render("human")
 
 
 def test_video_recorder(tmp_path: Path) -> None:
@@ -365,6 +402,29 @@ def test_algorithms(algorithm: type[DQN], options: dict[str, object], tmp_path: 
     np.testing.assert_array_equal(
         loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"grayscale": False}, (12, 84, 84)),
+        ({"img_height": 36, "img_width": 50, "frame_stack": 2, "thread_affinity_offset": 0}, (2, 36, 50)),
+        ({"grayscale": False, "mode": 12, "difficulty": 1, "img_height": 48}, (12, 48, 84)),
+    ],
+    ids=["colour", "size", "flavour"],
+)
+def test_mirl_learns_from_what_ale_offers(options: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    env = AtariVecEnv("Breakout", 4, SEED, **options)
+    arguments: dict[str, Any] = {**SMALL, "buffer_size": 400, "learning_starts": 100, "batch_size": 8, "seed": 0}
+    model = MIRL("CnnPolicy", env, **arguments).learn(300)
+    assert model.get_env() is env and env.observation_space.shape == shape
+    assert model.q_net.features_extractor.cnn[0].in_channels == shape[0]
+    memory = model.replay_buffer
+    assert isinstance(memory, FrameReplayBuffer)
+    assert memory.layout.frame_stack == env.frame_stack
+    assert memory.layout.frame_bytes == np.prod(shape) // env.frame_stack
+    assert memory.nbytes < 1.3 * 400 * memory.layout.frame_bytes, "every frame once"
+    assert model.policy.optimizer.state, "it has learned"
 
 
 def test_off_policy_learning_is_deterministic() -> None:

@@ -272,7 +272,7 @@ def test_a_table_is_never_left(bad: str) -> None:
             return state, math.nan if self.total == BAD else reward, *rest
 
     agent = QLearning(Counted(BAD) if bad == "state" else NoReward(), seed=0)
-    message = r"observation 7 is none of Discrete\(5\)" if bad == "state" else r"the reward of action \d is nan"
+    message = r"observation 7 is not in Discrete\(5\)" if bad == "state" else r"the reward of action \d is nan"
     with pytest.raises(ValueError, match=f"{message}.*not learned from"):
         agent.learn(1000)
     assert agent.tables.visits.sum() == BAD - 1 and np.isfinite(agent.q).all()

@@ -79,12 +79,12 @@ def test_marginal_exploration_uses_executed_actions(small: dict[str, Any]) -> No
     model.learn(200, callback=lambda variables, _: taken.append(variables["actions"].copy()) is None)
     counts = np.bincount(np.concatenate(taken), minlength=3)
     np.testing.assert_array_equal(model.policy.action_counts.numpy(), counts)
-    np.testing.assert_allclose(model._exploration_probs(), counts / counts.sum())
+    np.testing.assert_allclose(model.exploration_probs(), counts / counts.sum())
 
 
 def test_uniform_exploration_ignores_what_was_executed(small: dict[str, Any]) -> None:
     model = SoftDQN("MlpPolicy", ScriptedEnv(), **small).learn(100)
-    np.testing.assert_allclose(model._exploration_probs(), np.full(3, 1 / 3))
+    np.testing.assert_allclose(model.exploration_probs(), np.full(3, 1 / 3))
     np.testing.assert_allclose(model.prior, np.full(3, 1 / 3))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch as th
 
-from sb3_mirl.soft_dqn.checks import computes_bfloat16
+from sb3_mirl.soft_dqn.soft_dqn import computes_bfloat16
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "benchmark_throughput.py"
 

@@ -80,7 +80,7 @@ def models(small: dict[str, Any]) -> tuple[MIRL, MIRL]:
 def make_updates(model: MIRL, updates: Any, n: int, batch_size: int, seed: int) -> th.Tensor:
     np.random.seed(seed)
     sample = update.sampler(model.replay_buffer, None)  # type: ignore[arg-type]
-    return updates(model.policy, sample, model._update_rule(), n, batch_size)
+    return updates(model.policy, sample, model.update_rule(), n, batch_size)
 
 
 def assert_equal(plain: MIRL, replayed: MIRL) -> None:
@@ -94,7 +94,7 @@ def test_replayed_updates_are_those_made_one_by_one(models: tuple[MIRL, MIRL], g
     before = models[0].policy.state_dict()["beta"].item()
     for seed in range(4):
         plain, replayed = models
-        losses = make_updates(plain, update.one_by_one, 5, 8, seed)
+        losses = make_updates(plain, update.eager_updates, 5, 8, seed)
         th.testing.assert_close(make_updates(replayed, updates, 5, 8, seed), losses, rtol=1e-5, atol=1e-7)
         assert_equal(plain, replayed)
         for model in models:
@@ -109,13 +109,13 @@ def test_what_makes_a_graph_stale_records_another(models: tuple[MIRL, MIRL], gra
     plain, replayed = models
     updates = CapturedUpdates()
     for n, batch_size, made in ((2, 8, 1), (2, 8, 1), (3, 8, 2), (3, 4, 3)):
-        make_updates(plain, update.one_by_one, n, batch_size, seed=n)
+        make_updates(plain, update.eager_updates, n, batch_size, seed=n)
         make_updates(replayed, updates, n, batch_size, seed=n)
         assert len(graphs) == made
         assert_equal(plain, replayed)
     for model in models:  # as loading does
         model.policy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
-    make_updates(plain, update.one_by_one, 3, 4, seed=9)
+    make_updates(plain, update.eager_updates, 3, 4, seed=9)
     make_updates(replayed, updates, 3, 4, seed=9)
     assert len(graphs) == 4
     assert_equal(plain, replayed)
@@ -125,7 +125,7 @@ def test_recording_itself_changes_nothing(models: tuple[MIRL, MIRL], graphs: lis
     """Warm-up, recording and first replay make one lot of updates, with an optimiser that had no state before too."""
     for model in models:
         model.policy.optimizer.state.clear()
-    make_updates(models[0], update.one_by_one, 2, 8, seed=0)
+    make_updates(models[0], update.eager_updates, 2, 8, seed=0)
     make_updates(models[1], CapturedUpdates(), 2, 8, seed=0)
     assert_equal(*models)
     steps = [{int(state["step"]) for state in model.policy.optimizer.state.values()} for model in models]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stable_baselines3 import DQN
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.checkpoint import CheckpointError, folder
@@ -181,5 +180,3 @@ class TestOneRunPerFolder:
 def test_arguments() -> None:
     with pytest.raises(ValueError, match=r"save_freq=0 must be a number in \[1, inf\]"):
         ResumableCheckpoint("run", save_freq=0)
-    with pytest.raises(TypeError, match="saves SoftDQN and MIRL, not DQN"):
-        DQN("MlpPolicy", "CartPole-v1", buffer_size=10).learn(1, callback=ResumableCheckpoint("run"))

@@ -16,8 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_mirl import MIRL, ResumableCheckpoint, resume
 from sb3_mirl.checkpoint import memory
-from sb3_mirl.checkpoint.rows import Rows, rows_of
-from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.replay import FrameReplayBuffer, Rows, rows_of
 from tests.conftest import SMALL, ScriptedEnv
 from tests.interrupted import assert_equal, assert_same_memory, cut_off
 
@@ -110,7 +109,7 @@ def test_rows_come_back(case: str, mean_length: int) -> None:
         reference = through_pickle(buffer)
         follow.feed([copy, reference], 15)
         assert_same_memory(reference, copy)
-        grown |= case == "frames" and buffer._writer.pool.extra is not None
+        grown |= case == "frames" and buffer.rows.writer.pool.extra is not None
     assert n_added > 2 * CAPACITY and grown == (case == "frames")
 
 
@@ -159,9 +158,9 @@ class TestIncrement:
 
     def test_another_size_is_refused(self, tmp_path: Path) -> None:
         self.learn(tmp_path, 100)
-        with pytest.raises(ValueError, match=r"'rows': 300.*the saved one was.*'rows': 1000"):
+        with pytest.raises(ValueError, match=r"'rows': 300.*the saved one had.*'rows': 1000"):
             resume(tmp_path, ScriptedEnv(), buffer_size=300)
-        with pytest.raises(ValueError, match=r"'environments': 2.*the saved one was.*'environments': 1"):
+        with pytest.raises(ValueError, match="environments: 1 in the run, 2 here"):
             resume(tmp_path, DummyVecEnv([ScriptedEnv] * 2))
 
 

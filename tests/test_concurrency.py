@@ -101,6 +101,7 @@ def test_zoo_runs_started_at_the_same_instant_get_different_folders(tmp_path: Pa
         experiment.log_path, experiment.env_name = f"{tmp_path}/mirl/", "CartPole-v1"
         experiment.save_path = os.path.join(experiment.log_path, "CartPole-v1_1")
         experiment.params_path = f"{experiment.save_path}/CartPole-v1"
+        experiment.optimize_hyperparameters = False
         runs.append(experiment)
     for experiment in runs:
         experiment.create_log_folder()

@@ -300,7 +300,7 @@ def test_runs_can_be_watched_in_tensorboard(experiment: Path) -> None:
         events = EventAccumulator(str(folder / agent / "seed_0" / "tensorboard" / name)).Reload()
         tags = events.Tags()["scalars"]
         assert {"rollout/ep_rew_mean", "eval/mean_reward_prior", "eval/mean_reward_none", "train/beta"} <= set(tags)
-        assert ("prior/PUSH" in tags) is (agent == "mirl")
+        assert ("train/prior/PUSH" in tags) is (agent == "mirl")
 
 
 def test_ctrl_c_saves_a_checkpoint_first(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The pictures' numbers, and that Figure 1's script writes what it promises."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,9 +82,30 @@ def test_the_rose_is_as_long_as_it_is_probable(ax):
     ax.set(xlim=(-4, 4), ylim=(-4, 4))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "text"),
+    [
+        ([5.0], [2.0], "3.00"),
+        ([100.0, 400.0], [400.0, 700.0], "-300.00 ± 0.00"),
+        ([1.0, 2.0], [4.0, 3.0], "-2.00 ± 12.71"),  # two seeds are too few for a test
+        ([1.0, 2.0, 3.0, 4.0], [4.0, 5.0, 6.0, 7.0], "-3.00 ± 0.00"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], "0.00 ± 0.00"),
+        ([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], "2.00 ± 2.48 (p 0.07)"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_p_values_are_given_where_there_is_something_to_test(ours, theirs, text):
+    paired = runpy.run_path(str(SCRIPT))["paired"]
+    assert paired(np.array(ours), np.array(theirs), "final return") == text
+
+
 def test_reproduce_gridworlds_writes_its_files(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--seeds", "2", "--timesteps", "3000", "--out", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    """Without a warning, with one progress bar, and where the system knows no affinity (macOS, Windows)."""
+    code = f"import os, runpy; del os.sched_getaffinity; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    command += ["--seeds", "2", "--timesteps", "3000", "--out", str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=300, encoding="utf-8")
+    assert done.stdout.count("run/s") == 1 and "16/16" in done.stdout and "(p " not in done.stdout
     for name, column in (("evaluations", "mean_return"), ("correct_action", "correct_action")):
         table = pd.read_csv(tmp_path / f"{name}.csv")
         assert list(table.columns) == ["world", "agent", "seed", "timestep", column]

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from sb3_mirl.common import prior_callback
 from tests.conftest import ScriptedEnv
 
 SHARED_TAGS = {
@@ -21,7 +22,14 @@ SHARED_TAGS = {
     "train/beta",
     "train/beta_max_q",
 }
-PRIOR_TAGS = {"prior/NOOP", "prior/FIRE", "prior/RIGHT", "prior/entropy", "prior/mutual_information", "prior/kkt_gap"}
+PRIOR_TAGS = {
+    "train/prior/NOOP",
+    "train/prior/FIRE",
+    "train/prior/RIGHT",
+    "prior/entropy",
+    "prior/mutual_information",
+    "prior/kkt_gap",
+}
 
 
 def read(folder: Any) -> EventAccumulator:
@@ -42,30 +50,55 @@ def test_tensorboard_curves(small: dict[str, Any], tmp_path: Any, cls: type[Soft
 def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: Any) -> None:
     model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.05, beta_init=3.0, tensorboard_log=str(tmp_path), **small).learn(400)
     events = read(tmp_path / "MIRL_1")
-    last = [events.Scalars(f"prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
+    last = [events.Scalars(f"train/prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
     np.testing.assert_allclose(last, model.prior, rtol=1e-5)
     entropy = -sum(p * math.log(p) for p in model.prior)
     assert events.Scalars("prior/entropy")[-1].value == pytest.approx(entropy, rel=1e-5)
     assert 0 <= events.Scalars("prior/mutual_information")[-1].value <= math.log(3)
     assert "custom_scalars__config__" in events.Tags()["tensors"]
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert all(f"prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
+    assert all(f"train/prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
 
 
-def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: dict[str, Any]) -> None:
+def test_the_priors_course_is_drawn_now_and_then(small: dict[str, Any], tmp_path: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("matplotlib", reason="pip install matplotlib")
+    monkeypatch.setattr(prior_callback, "FIGURES", 3)
+    MIRL("MlpPolicy", ScriptedEnv(n_actions=18), prior_lr=0.05, tensorboard_log=str(tmp_path), **small).learn(600)
+    events = read(tmp_path / "MIRL_1")
+    images = events.Images("prior/course")
+    assert len(images) == 3 and images[0].step < 200 and images[-1].width > 600
+    history = {"timesteps": np.arange(3), "prior": np.array([[0.5, 0.5], [0.6, 0.4], [0.75, 0.25]])}
+    (ax,) = prior_callback.prior_course(history, ["LEFT", "RIGHT"]).axes
+    lower, upper = ax.collections
+    assert lower.get_paths()[0].vertices[:, 1].max() == 0.75 and upper.get_paths()[0].vertices[:, 1].max() == 1.0
+
+
+@pytest.mark.parametrize("cls", [SoftDQN, MIRL])
+def test_hyperparameters_are_logged(small: dict[str, Any], tmp_path: Any, cls: type[SoftDQN]) -> None:
+    cls("MlpPolicy", ScriptedEnv(), tensorboard_log=str(tmp_path), **small).learn(100)
+    events = read(tmp_path / f"{cls.__name__}_1")
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert cls.__name__.encode() in content
+    assert all(name.encode() in content for name in ("learning_rate", "beta_init", "target_update_interval"))
+
+
+@pytest.mark.parametrize("steps", [60, 399], ids=["fewer than the window", "more"])
+def test_mutual_information_and_kkt_gap_are_those_of_the_recent_states(small: dict[str, Any], steps: int) -> None:
     callback = PriorCallback(window=50)
     seen: list[np.ndarray] = []
     model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 3), prior_lr=0.01, beta_init=3.0, **small)
-    original = callback._fold
+    original = callback.fold
 
-    def spy(q: Any) -> None:
-        rho, beta = model.prior, model.beta
+    def spy(log_probs: Any, *others: Any) -> None:
+        q, rho, beta = model.rollout_q_values, model.prior, model.beta
+        assert q is not None
         weights = rho * np.exp(beta * (q.double() - q.double().amax(1, keepdim=True)).numpy())
         seen.extend(weights / weights.sum(1, keepdims=True))
-        original(q)
+        original(log_probs, *others)
 
-    callback._fold = spy  # type: ignore[method-assign]
-    model.learn(400, callback=callback)
+    callback.fold = spy  # type: ignore[method-assign]
+    model.learn(steps, callback=callback)
+    assert (len(seen) < 50) == (steps == 60) and seen
     recent = np.array(seen[-50:])
     expected = (recent * np.log(recent / recent.mean(0))).sum(1).mean()
     assert callback.mutual_information() == pytest.approx(expected, rel=1e-6) and expected > 1e-6
@@ -91,5 +124,5 @@ def test_actions_without_names_are_numbered_also_in_other_processes(small: dict[
 
 
 def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any) -> None:
-    SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), verbose=1, **small).learn(16)
+    SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), batch_size=32, verbose=1, **small).learn(16)
     assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out

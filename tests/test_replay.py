@@ -11,7 +11,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DQN
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,8 +21,10 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl import MIRL
+from sb3_mirl.replay import FrameReplayBuffer, describe, rows_of
 from sb3_mirl.replay.layout import FrameLayout
 from sb3_mirl.replay.pool import FramePool, upload
 from tests.conftest import OnTheDeviceOnly
@@ -147,7 +149,7 @@ def events_of_steps(draw):
 def test_same_as_sb3_on_any_stream(events, rows, n_steps, n_colours, reset_padding, seed, on_host, handle_timeouts):
     n_envs = len(events[0])
     ours, theirs = both(rows * n_envs, n_envs, n_steps=n_steps, handle_timeout_termination=handle_timeouts)
-    ours._writer.pool.host_sync_is_free = on_host
+    ours.rows.writer.pool.host_sync_is_free = on_host
     stream = Stream(n_envs=n_envs, seed=seed, n_colours=n_colours, reset_padding=reset_padding)
     for step, row in enumerate(events):
         transition = stream.step(row)
@@ -164,8 +166,9 @@ def test_same_as_sb3_on_any_stream(events, rows, n_steps, n_colours, reset_paddi
         (LAST_SPACE, {"frame_stack": 2}),
         (spaces.Box(0, 255, (2, 6, 3), np.uint8), {"frame_stack": 2, "channels_order": "first"}),
         (spaces.Box(0, 255, (1, 6, 8), np.uint8), {"frame_stack": 1}),
+        (spaces.Box(0, 255, (6, 10, 8), np.uint8), {"frame_stack": 2}),
     ],
-    ids=["odd frame size", "channels last, RGB", "channels order given", "one frame"],
+    ids=["odd frame size", "channels last, RGB", "channels order given", "one frame", "RGB"],
 )
 def test_layouts(space, kwargs):
     ours, theirs = both(30, n_envs=2, space=space, **kwargs)
@@ -197,7 +200,7 @@ def test_same_seed_draws_same_batches_as_sb3(n_steps):
 
 def test_device_path_draws_from_all_and_only_stored_transitions():
     ours, theirs = both(20, n_envs=2)
-    ours._writer.pool.host_sync_is_free = False
+    ours.rows.writer.pool.host_sync_is_free = False
     stream = Stream(n_envs=2, n_colours=1000)
     for _ in range(7):
         transition = stream.step(["go on"] * 2)
@@ -214,7 +217,7 @@ def test_sampling_on_the_device_asks_nothing_of_the_host(n_steps):
     for events, grown in (("go on", False), ("terminate", True)):  # episodes of one step need more frames than there are
         for _ in range(300):
             buffer.add(*stream.step([events] * 2))
-        assert (buffer._writer.pool.extra is not None) == grown
+        assert (buffer.rows.writer.pool.extra is not None) == grown
         with OnTheDeviceOnly():
             batch = buffer.sample_batches(3, 8)
         assert batch.observations.is_meta and batch.observations.shape == (24, *SPACE.shape)
@@ -259,8 +262,9 @@ class TestMemory:
 
     def test_nbytes_counts_everything(self):
         buffer = FrameReplayBuffer(100, SPACE, ACTIONS)
-        pool, writer = buffer._writer.pool, buffer._writer
-        values = [value for owner in (buffer, writer, pool) for value in vars(owner).values()]
+        pool, writer = buffer.rows.writer.pool, buffer.rows.writer
+        owners = (vars(buffer), buffer.rows.columns, vars(writer), vars(pool))
+        values = [value for owner in owners for value in owner.values()]
         arrays = [value for value in values if isinstance(value, np.ndarray | th.Tensor)]
         assert abs(buffer.nbytes - sum(array.nbytes for array in arrays)) < 100
 
@@ -274,18 +278,18 @@ class TestMemory:
 
     def test_short_episodes_grow_it_no_more_than_their_starts(self):
         ours, theirs = both(400)
-        first = len(ours._writer.pool.frames)
+        first = len(ours.rows.writer.pool.frames)
         stream = Stream(n_colours=200)
         for _ in range(2000):
             transition = stream.step(["terminate"])
             ours.add(*transition)
             theirs.add(*transition)
-        assert ours._writer.pool.extra is not None
-        frames = first + len(ours._writer.pool.extra)
+        assert ours.rows.writer.pool.extra is not None
+        frames = first + len(ours.rows.writer.pool.extra)
         assert 800 < frames < 860
         assert_same_contents(ours, theirs)
         ours.reset()
-        assert ours._writer.pool.extra is None
+        assert ours.rows.writer.pool.extra is None
         theirs.reset()
         transition = stream.step(["go on"])
         ours.add(*transition)
@@ -322,9 +326,9 @@ class TestState:
         stream = Stream(n_colours=200)
         buffer.add(*stream.step(["go on"]))
         loaded = pickle.loads(pickle.dumps(buffer))
-        live = loaded._writer.pool.live
+        live = loaded.rows.writer.pool.live
         loaded.add(*stream.step(["go on"]))
-        assert loaded._writer.pool.live == live + 1
+        assert loaded.rows.writer.pool.live == live + 1
 
     def test_only_the_filled_part_is_written(self):
         space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -437,12 +441,25 @@ class TestErrors:
         if good_steps:  # nothing of the refused transition remains
             assert_same_contents(ours, theirs)
 
-    def test_frames_stacked_newest_first(self):
+    @pytest.mark.parametrize(
+        ("following", "advice"),
+        [
+            ([1, 2, 3, 4], "return a new array from every step"),
+            ([5, 1, 2, 3], "stack frames with the newest last"),
+            ([3, 4, 5, 6], "They are 2 frames apart: skip frames below the frame stack"),
+            ([4, 5, 6, 7], "They are 3 frames apart"),
+            ([0, 0, 0, 5], "report done where a game or a life ends"),
+            ([5, 5, 5, 5], "report done where a game or a life ends"),
+            ([2, 3, 9, 5], "no wrapper above the frame stack"),
+        ],
+    )
+    def test_advice_fits_the_cause(self, following, advice):
         buffer = FrameReplayBuffer(20, SPACE, ACTIONS)
-        stream = Stream(n_colours=200)
-        obs, next_obs, *rest = stream.step(["go on"])
-        with pytest.raises(ValueError, match="not stacks"):
-            buffer.add(obs[:, ::-1], next_obs[:, ::-1], *rest)
+        stacks = np.array([[1, 2, 3, 4], following], dtype=np.uint8)
+        obs, next_obs = stacks.reshape(2, 1, K, 1, 1) * np.ones(SPACE.shape, np.uint8)
+        with pytest.raises(ValueError, match=f"not stacks of 4 frames: in environments .0. .*{advice}"):
+            buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.zeros(1), [{}])
+        buffer.add(obs, next_obs, np.zeros(1), np.zeros(1), np.ones(1), [{}])
 
     def test_missing_terminal_observation_is_stored_as_given(self):
         """A vector environment without ``terminal_observation``: SB3 stores the reset observation."""
@@ -456,12 +473,6 @@ class TestErrors:
             theirs.add(obs, next_obs, *rest)
         assert_same_contents(ours, theirs)
 
-    def test_wrong_shape(self):
-        buffer = FrameReplayBuffer(20, SPACE, ACTIONS, n_envs=2)
-        transition = Stream(n_envs=1).step(["go on"])
-        with pytest.raises(ValueError, match=r"expected .*\(2, 4, 4, 6\), got \(1, 4, 4, 6\)"):
-            buffer.add(transition[0], transition[1], np.zeros(2), np.zeros(2), np.zeros(2), [{}, {}])
-
     def test_empty(self):
         with pytest.raises(ValueError, match="empty replay buffer"):
             FrameReplayBuffer(20, SPACE, ACTIONS).sample(3)
@@ -471,6 +482,208 @@ class TestErrors:
         assert buffer.handle_timeout_termination
         assert not buffer.optimize_memory_usage
         assert buffer.nbytes == FrameReplayBuffer(20, SPACE, ACTIONS).nbytes
+
+
+class TestShapes:
+    """Arrays of the right size, but of another shape, are refused, and nothing of their transition remains."""
+
+    N = 2
+
+    @pytest.fixture
+    def filled(self):
+        ours, theirs = both(20, n_envs=self.N)
+        stream = Stream(n_envs=self.N, n_colours=200)
+        for _ in range(5):
+            transition = stream.step(["go on"] * self.N)
+            ours.add(*transition)
+            theirs.add(*transition)
+        return ours, theirs, stream
+
+    @pytest.mark.parametrize(
+        ("position", "change", "message"),
+        [
+            (0, lambda x: x.reshape(2, 4, 6, 4), r"expected observations of shape \(2, 4, 4, 6\), got \(2, 4, 6, 4\): a w"),
+            (1, lambda x: x.reshape(2, 4, 6, 4), r"expected next observations of shape \(2, 4, 4, 6\), got \(2, 4, 6, 4\): a"),
+            (0, lambda x: x.reshape(1, 8, 4, 6), r"got \(1, 8, 4, 6\)$"),
+            (0, lambda x: x.reshape(2, 96), r"got \(2, 96\)$"),
+            (0, lambda x: x[0], r"got \(4, 4, 6\)$"),
+            (1, lambda x: x[:1], r"got \(1, 4, 4, 6\)$"),
+            (0, lambda x: x / np.float32(255), r"expected observations of dtype uint8, got float32 .*: leave images unscaled"),
+            (1, lambda x: x.astype(int) - 300, "expected next observations of dtype uint8, got int64 with values from -"),
+            (2, lambda x: x.reshape(1, 2), r"expected actions of shape \(2,\), got \(1, 2\)"),
+            (2, lambda x: x[:1], r"expected actions of shape \(2,\), got \(1,\)"),
+            (3, lambda x: x.reshape(2, 1), r"expected rewards of shape \(2,\), got \(2, 1\)"),
+            (3, lambda x: x[0], r"expected rewards of shape \(2,\), got \(\)"),
+            (4, lambda x: x.reshape(1, 2), r"expected dones of shape \(2,\), got \(1, 2\)"),
+            (5, lambda x: x[:1], "expected infos of 2 environments, got 1"),
+        ],
+    )  # fmt: skip
+    def test_add(self, filled, position, change, message):
+        ours, theirs, stream = filled
+        transition = list(stream.step(["go on"] * self.N))
+        transition[position] = change(transition[position])
+        with pytest.raises(ValueError, match=message):
+            ours.add(*transition)
+        assert_same_contents(ours, theirs)
+
+    def test_terminal_observation(self, filled):
+        ours, theirs, stream = filled
+        obs, next_obs, actions, rewards, done, infos = stream.step(["terminate", "go on"])
+        for bad in (next_obs[0].reshape(4, 6, 4), next_obs[0, -1]):
+            infos = [{"terminal_observation": bad}, {"terminal_observation": None}]
+            with pytest.raises(ValueError, match=r"expected terminal observations of shape \(4, 4, 6\), got \(4, 6"):
+                ours.add(obs, next_obs, actions, rewards, done, infos)
+        assert_same_contents(ours, theirs)
+        infos = [{"terminal_observation": next_obs[0]}, {"terminal_observation": 0}]  # the second one did not end
+        for buffer in (ours, theirs):
+            buffer.add(obs, next_obs, actions, rewards, done, infos)
+        assert_same_contents(ours, theirs)
+
+    def test_square_images(self):
+        """The usual sizes, channels last at the end of an episode, where no check of the stacks sees them."""
+        space = spaces.Box(0, 255, (4, 36, 36), np.uint8)
+        obs = np.arange(4 * 36 * 36).astype(np.uint8).reshape(1, 36, 36, 4)
+        memory = FrameReplayBuffer(10, space, spaces.Discrete(2), "cpu")
+        with pytest.raises(ValueError, match=r"of shape \(1, 4, 36, 36\), got \(1, 36, 36, 4\): .*VecNormalize\(VecTransp"):
+            memory.add(obs, obs, np.array([0]), np.array([0.0]), np.array([True]), [{}])
+
+    def test_shapes_that_sb3_takes(self):
+        """One environment without its axis; whole numbers of other types; actions in both shapes, and of several numbers."""
+        box = spaces.Box(-1, 1, (2, 3), np.float32)
+        for actions in (ACTIONS, box):
+            ours = FrameReplayBuffer(20, SPACE, actions, "cpu")
+            theirs = ReplayBuffer(20, SPACE, actions, "cpu")
+            stream = Stream(n_colours=200)
+            for squeeze, events in ((False, "go on"), (True, "go on"), (True, "terminate"), (False, "truncate")):
+                obs, next_obs, action, reward, done, infos = stream.step([events])
+                if actions is box:
+                    action = stream.rng.normal(size=(1, 6) if squeeze else (1, 2, 3))
+                elif squeeze:
+                    action = action.reshape(1, 1)
+                transition = [obs.astype(np.int64), next_obs, action, reward, done]
+                if squeeze:
+                    transition = [value[0] for value in transition[:2]] + [action, reward[0], done[0]]
+                for buffer in (ours, theirs):
+                    buffer.add(*transition, infos)
+            assert_same_contents(ours, theirs)
+
+    def test_normalisation_of_another_environment(self):
+        ours, _ = both(20, space=SPACE)
+        ours.add(*Stream().step(["go on"]))
+        images = DummyVecEnv([lambda: FakeImageEnv(screen_height=4, screen_width=6, n_channels=1)])
+        other = VecNormalize(VecFrameStack(images, K))
+        with pytest.raises(ValueError, match=r"shape \(4, 6, 4\), but those stored have shape \(4, 4, 6\): pass the VecNorm"):
+            ours.sample(3, env=other)
+        other.norm_obs = False  # rewards alone have no shape
+        assert ours.sample(3, env=other).observations.shape == (3, *SPACE.shape)
+
+    @pytest.mark.parametrize("kwargs", [{"n_envs": 1}, {"buffer_size": 42}, {"space": ODD_SPACE}, {"frame_stack": 2}])
+    def test_saved_rows_of_another_memory(self, filled, kwargs):
+        rows = rows_of(filled[0])
+        other = rows_of(both(**{"buffer_size": 20, "n_envs": self.N, **kwargs})[0])
+        with pytest.raises(ValueError, match=r"expected (rows|stacks) of shape \(.*\), got \("):
+            other.set_position(rows.get_position())
+
+    @pytest.mark.parametrize("frames", [True, False])
+    def test_saved_columns_of_another_shape(self, filled, frames):
+        buffer = filled[0 if frames else 1]
+        arrays = rows_of(buffer).read_rows(0, 5)
+        for name, wrong in (("rewards", arrays["rewards"][:, :1]), ("actions", arrays["actions"][0])):
+            with pytest.raises(ValueError, match=rf"expected saved {name} of shape \(5, 2.*got \("):
+                rows_of(buffer).write_rows({**arrays, name: wrong})
+
+    def test_images_that_a_wrapper_keeps_untransposed(self):
+        """VecNormalize between the frame stack and SB3's transposition."""
+        env = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(screen_height=36, screen_width=36, n_channels=1)]), K)
+        arguments = dict(learning_starts=100, buffer_size=100, device="cpu")
+        model = MIRL("CnnPolicy", VecNormalize(env, norm_obs=False), **arguments)
+        assert isinstance(model.replay_buffer, FrameReplayBuffer)
+        with pytest.raises(ValueError, match=r"got \(1, 36, 36, 4\): a wrapper between the frame stack and the agent"):
+            model.learn(20)
+        advised = VecNormalize(VecTransposeImage(env), norm_obs=False)
+        assert MIRL("CnnPolicy", advised, **arguments).learn(20).replay_buffer.size() == 20
+
+
+class TestDescribe:
+    """Everything that changes the algorithm, or breaks later, differs; nothing else does."""
+
+    @staticmethod
+    def make(cls=FrameReplayBuffer, space=SPACE, rows=20, n_envs=1, actions=ACTIONS, **kwargs):
+        return cls(rows * n_envs, space, actions, "cpu", n_envs=n_envs, **kwargs)
+
+    @pytest.mark.parametrize(
+        ("changed", "names"),
+        [
+            ({"rows": 30}, {"rows"}),
+            ({"n_envs": 3}, {"environments"}),
+            ({"actions": spaces.Discrete(4)}, {"action_space"}),
+            ({"space": spaces.Box(0, 254, SPACE.shape, np.uint8)}, {"observation_space"}),
+            ({"n_steps": 3, "gamma": 0.99}, {"n_steps", "gamma"}),
+            ({"frame_stack": 2}, {"frame_stack"}),
+            ({"space": spaces.Box(0, 255, (6, 6, 4), np.uint8)}, {"observation_space", "channels"}),
+            ({"handle_timeout_termination": False}, {"handle_timeout_termination"}),
+            ({"gamma": 0.5}, set()),
+            ({"storage_device": "meta"}, set()),
+            ({"cls": ReplayBuffer}, {"class", "frame_stack", "channels"}),
+        ],
+    )
+    def test_frames(self, changed, names):
+        assert self.differences(self.make(), self.make(**changed)) == names
+
+    @staticmethod
+    def differences(first, second):
+        first, second = describe(first), describe(second)
+        return {name for name in first | second if first.get(name) != second.get(name)}
+
+    def test_n_steps(self):
+        three = dict(n_steps=3, gamma=0.9)
+        assert describe(self.make(**three))["gamma"] == 0.9
+        for cls in (FrameReplayBuffer, NStepReplayBuffer):
+            assert self.differences(self.make(cls, **three), self.make(cls, n_steps=3, gamma=0.5)) == {"gamma"}
+        frames_only = self.differences(self.make(**three), self.make(NStepReplayBuffer, **three))
+        assert frames_only == {"class", "frame_stack", "channels"}
+
+    def test_contents_make_no_difference(self):
+        for cls in (FrameReplayBuffer, ReplayBuffer):
+            empty, filled = self.make(cls), self.make(cls)
+            for transition in [Stream().step(["go on"]) for _ in range(30)]:
+                filled.add(*transition)
+            assert describe(empty) == describe(filled) == describe(pickle.loads(pickle.dumps(filled)))
+
+    def test_other_buffers(self):
+        goals = spaces.Dict({name: spaces.Box(-1, 1, (2,)) for name in ("observation", "achieved_goal", "desired_goal")})
+        assert describe(self.make(DictReplayBuffer, goals))["observation_space"] == goals
+        lean = self.make(ReplayBuffer, optimize_memory_usage=True, handle_timeout_termination=False)
+        assert self.differences(lean, self.make(ReplayBuffer, handle_timeout_termination=False)) == {"optimize_memory_usage"}
+
+        def her(**kwargs):
+            return HerReplayBuffer(20, goals, ACTIONS, None, "cpu", **kwargs)
+
+        assert self.differences(her(), her(n_sampled_goal=2)) == {"n_sampled_goal"}
+        assert self.differences(her(), her(goal_selection_strategy="final")) == {"goal_selection_strategy"}
+        assert self.differences(her(), her(copy_info_dict=True)) == {"copy_info_dict"}
+        assert self.differences(her(), self.make(DictReplayBuffer, goals)) >= {"class", "n_sampled_goal"}
+        rollout = RolloutBuffer(8, goals["observation"], ACTIONS, "cpu", gamma=0.9, gae_lambda=0.8)
+        assert (describe(rollout)["gamma"], describe(rollout)["gae_lambda"]) == (0.9, 0.8)
+
+    def test_a_model_states_the_same(self):
+        """What there is to compare with when a memory is loaded: the memory that the model made."""
+        env = VecFrameStack(DummyVecEnv([TestFrameStackOf.image_env] * 2), K)
+        model = MIRL("CnnPolicy", env, buffer_size=100, n_steps=2, gamma=0.9, device="cpu")
+        found = describe(model.replay_buffer)
+        assert found == {
+            "class": "FrameReplayBuffer",
+            "rows": 50,
+            "environments": 2,
+            "observation_space": model.observation_space,
+            "action_space": model.action_space,
+            "n_steps": 2,
+            "gamma": 0.9,
+            "optimize_memory_usage": False,
+            "handle_timeout_termination": True,
+            "frame_stack": K,
+            "channels": "first",
+        }
 
 
 def test_one_copy_to_the_device_keeps_contents():
@@ -532,6 +745,8 @@ class TestFrameStackOf:
         space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
         assert FrameReplayBuffer.frame_stack_of(env, space) == 3
         assert FrameReplayBuffer.frame_stack_of(env, SPACE) is None, "4 channels are no stack of 3"
+        env.frame_stack = True
+        assert FrameReplayBuffer.frame_stack_of(env, space) is None, "a flag, not a number"
 
     def test_gymnasium_frame_stack(self):
         def make():
@@ -568,7 +783,9 @@ class TestFrameStackOf:
         unknown = Unknown(self.stacked())
         sideways = VecFrameStack(DummyVecEnv([self.image_env]), 4, channels_order="first")
         vector = VecFrameStack(DummyVecEnv([lambda: gym.make("CartPole-v1")]), 4)
-        for env in (plain, normalized, unknown, sideways, vector):
+        # four channels at the end, which are not the four frames
+        of_four = VecFrameStack(DummyVecEnv([lambda: FakeImageEnv(36, 36, n_channels=4)]), 4, channels_order="first")
+        for env in (plain, normalized, unknown, sideways, of_four, vector):
             assert FrameReplayBuffer.frame_stack_of(env, env.observation_space) is None
         assert FrameReplayBuffer.frame_stack_of(None, SPACE) is None
 

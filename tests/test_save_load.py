@@ -56,18 +56,47 @@ def test_no_tensor_is_saved_outside_the_state_dicts(trained: MIRL, tmp_path: Any
     assert not [name for name, pickled in pickles.items() if b"torch._utils" in pickled]
 
 
-def test_softdqn_and_mirl_read_each_others_files(small: dict[str, Any], trained: MIRL, tmp_path: Any) -> None:
-    trained.save(tmp_path / "mirl")
-    as_soft = SoftDQN.load(tmp_path / "mirl", custom_objects={"exploration": "uniform"})
-    assert as_soft.beta == trained.beta
-    SoftDQN("MlpPolicy", ScriptedEnv(), **small).learn(100).save(tmp_path / "soft")
-    assert MIRL.load(tmp_path / "soft").exploration == "uniform"
+@pytest.mark.parametrize(("saver", "loader"), [(SoftDQN, MIRL), (MIRL, SoftDQN)])
+def test_a_file_of_another_class_is_refused_but_lends_its_weights(
+    small: dict[str, Any], tmp_path: Any, saver: type[SoftDQN], loader: type[SoftDQN]
+) -> None:
+    saved = saver("MlpPolicy", ScriptedEnv(), **small).learn(100)
+    saved.save(tmp_path / "model")
+    name = saver.__name__
+    with pytest.raises(ValueError, match=rf"model was saved by {name}, not by {loader.__name__}: load it by {name}.load, or"):
+        loader.load(tmp_path / "model")
+    other = loader("MlpPolicy", ScriptedEnv(), **small)
+    other.load_weights(tmp_path / "model")
+    assert other.beta == saved.beta
+    assert all(map(th.equal, other.q_net.parameters(), saved.q_net.parameters()))
+
+
+class OwnMIRL(MIRL):
+    pass
+
+
+def test_files_of_subclasses_are_loaded_with_a_warning(small: dict[str, Any], tmp_path: Any, recwarn: Any) -> None:
+    for saver, loader in ((OwnMIRL, MIRL), (MIRL, OwnMIRL)):
+        saver("MlpPolicy", ScriptedEnv(), **small).save(tmp_path / "model")
+        with pytest.warns(UserWarning, match=f"model was saved by {saver.__name__}, a relative of {loader.__name__}"):
+            loaded = loader.load(tmp_path / "model")
+        recwarn.clear()
+        loaded.save(tmp_path / "again")
+        loader.load(tmp_path / "again")
+        assert not recwarn, "it is of its loader's class now"
+    with pytest.raises(ValueError, match="saved by OwnMIRL, not by SoftDQN"):
+        OwnMIRL("MlpPolicy", ScriptedEnv(), **small).save(tmp_path / "own")
+        SoftDQN.load(tmp_path / "own")
 
 
 def test_a_dqn_file_gives_a_clear_error(small: dict[str, Any], tmp_path: Any) -> None:
-    DQN("MlpPolicy", ScriptedEnv(), **small).save(tmp_path / "dqn")
-    with pytest.raises(ValueError, match=r"MIRL needs a policy with an action prior.*DQNPolicy.*load it with that"):
+    dqn = DQN("MlpPolicy", ScriptedEnv(), **small)
+    dqn.save(tmp_path / "dqn")
+    with pytest.raises(ValueError, match=r"another algorithm than MIRL: its policy is of stable_baselines3.dqn"):
         MIRL.load(tmp_path / "dqn")
+    model = MIRL("MlpPolicy", ScriptedEnv(), **small)
+    model.policy.load_state_dict(dqn.policy.state_dict(), strict=False)  # the advice
+    assert all(map(th.equal, model.q_net.parameters(), dqn.q_net.parameters()))
 
 
 @pytest.mark.parametrize("reload", [False, True])

@@ -14,8 +14,8 @@ from stable_baselines3.common.results_plotter import ts2xy
 
 import sb3_mirl
 from sb3_mirl.envs import GridWorldEnv
-from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMIRL, learn_side_by_side
-from sb3_mirl.tabular.worlds import SteppedWorld, TableWorld
+from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMIRL, train_in_parallel
+from sb3_mirl.tabular.loops import EnvLoop, TableLoop
 
 AGENTS = [QLearning, SoftQLearning, TabularMIRL]
 
@@ -68,7 +68,7 @@ def test_evaluating_does_not_change_what_is_learned(env):
 
 def test_learning_side_by_side_is_learning_one_by_one():
     together = [TabularMIRL("MirlCorridor-v0", seed=seed) for seed in range(4)]
-    learn_side_by_side(together, 4000, n_jobs=3, eval_freq=1000)
+    train_in_parallel(together, 4000, n_jobs=3, eval_freq=1000)
     for seed, agent in enumerate(together):
         alone = TabularMIRL("MirlCorridor-v0", seed=seed).learn(4000, eval_freq=1000)
         assert same_tables(agent, alone)
@@ -169,7 +169,7 @@ def test_training_episodes_add_up():
 def test_any_discrete_environment_works_through_the_plain_loop():
     env = Shifted(GridWorldEnv("square"))
     agent = SoftQLearning(env, seed=0, eval_env=Shifted(GridWorldEnv("square")))
-    assert isinstance(agent.world, SteppedWorld)
+    assert isinstance(agent.loop, EnvLoop)
     agent.learn(20_000, eval_freq=20_000, n_eval_episodes=100, record_actions=True)
     assert agent.records.evaluation_returns.mean() > 2.5
     assert agent.records.actions.min() >= 0 and agent.records.actions.max() <= 3
@@ -180,20 +180,20 @@ def test_the_plain_loop_learns_what_the_compiled_one_learns():
     env = gym.make("MirlSquare-v0")
     stepped = QLearning(env, seed=0, eval_env=gym.make("MirlSquare-v0")).learn(40_000)
     table = QLearning(env, seed=0).learn(40_000)
-    assert isinstance(stepped.world, SteppedWorld) and isinstance(table.world, TableWorld)
+    assert isinstance(stepped.loop, EnvLoop) and isinstance(table.loop, TableLoop)
     often = (stepped.tables.visits > 400) & (table.tables.visits > 400)
     assert often.sum() >= 10
     assert stepped.q[often] == pytest.approx(table.q[often], abs=0.1)
 
 
 def test_only_environments_that_do_what_their_table_says_are_compiled():
-    assert isinstance(QLearning("FrozenLake-v1").world, TableWorld)
-    assert isinstance(QLearning(Monitor(gym.make("MirlCorridor-v0", max_episode_steps=100))).world, TableWorld)
-    assert isinstance(QLearning(gym.wrappers.TransformReward(gym.make("FrozenLake-v1"), abs)).world, SteppedWorld)
+    assert isinstance(QLearning("FrozenLake-v1").loop, TableLoop)
+    assert isinstance(QLearning(Monitor(gym.make("MirlCorridor-v0", max_episode_steps=100))).loop, TableLoop)
+    assert isinstance(QLearning(gym.wrappers.TransformReward(gym.make("FrozenLake-v1"), abs)).loop, EnvLoop)
     taxi = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
-    assert isinstance(QLearning(taxi).world, TableWorld)
+    assert isinstance(QLearning(taxi).loop, TableLoop)
     if "fickle_passenger" in inspect.signature(TaxiEnv).parameters:  # since gymnasium 1.2
-        assert isinstance(QLearning(gym.make(taxi, fickle_passenger=True)).world, SteppedWorld)
+        assert isinstance(QLearning(gym.make(taxi, fickle_passenger=True)).loop, EnvLoop)
 
 
 def test_evaluation_without_an_environment_to_evaluate_in_is_explained():
@@ -232,8 +232,8 @@ def test_soft_q_learning_at_a_high_beta_is_q_learning():
 def test_the_zoos_time_limit_does_not_slow_the_agents_down():
     patches = pytest.importorskip("rl_zoo3.gym_patches")
     limited = patches.PatchedTimeLimit(gym.make("MirlCorridor-v0").unwrapped, 100)
-    world = QLearning(limited).world
-    assert isinstance(world, TableWorld) and world.dynamics.max_episode_steps == 100
+    world = QLearning(limited).loop
+    assert isinstance(world, TableLoop) and world.dynamics.max_episode_steps == 100
 
 
 def evaluated(agent, n_eval_episodes):
@@ -284,17 +284,19 @@ def test_the_progress_bar_is_shown(capsys):
     assert "1,000" in out.out + out.err
 
 
-def test_planning_needs_neither_torch_nor_numba():
+def test_planning_needs_no_torch_and_numba_only_to_plan():
     code = (
         "import sys, types\n"
         "package = types.ModuleType('sb3_mirl')\n"  # the package itself imports torch, for the deep agents
         "package.__path__ = [sys.argv[1]]\n"
         "sys.modules['sb3_mirl'] = package\n"
-        "from sb3_mirl.tabular import TabularMDP\n"
-        "import sb3_mirl.envs.gridworld\n"
-        "assert not {'torch', 'numba', 'scipy', 'matplotlib'} & set(sys.modules), 'mdp or gridworld'\n"
+        "from sb3_mirl.tabular import TabularMDP, soft_value_iteration\n"
+        "from sb3_mirl.envs.gridworld import GridWorldEnv\n"
+        "mdp = TabularMDP.from_env(GridWorldEnv(['..G']))\n"
+        "assert not {'torch', 'numba', 'matplotlib'} & set(sys.modules), 'mdp or gridworld'\n"
         "from sb3_mirl.tabular import solve_mutual_information\n"
         "assert not {'torch', 'numba', 'matplotlib'} & set(sys.modules), 'planning'\n"
+        "assert soft_value_iteration(mdp, 1.0).v[1] < solve_mutual_information(mdp, 1.0).v[1] == 9\n"
         "import sb3_mirl.tabular.kernels\n"
         "assert 'torch' not in sys.modules, 'kernels'\n"
     )

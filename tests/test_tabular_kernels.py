@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sb3_mirl import maths
 from sb3_mirl.envs import GridWorldEnv
-from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMIRL, kernels
+from sb3_mirl.tabular import QLearning, SoftQLearning, TabularMIRL, kernels, loops
+from sb3_mirl.tabular.mutual_information import mutual_information
 
 AGENTS = {
     "ql": lambda env, **kw: QLearning(env, **kw),
@@ -188,6 +189,38 @@ def test_soft_value_and_policy_are_the_definitions(q, seed, beta):
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.floats(-6, 5).map(lambda x: 10.0**x))
+def test_the_planners_soft_values_are_the_definitions(seed, n_actions, beta):
+    rng = np.random.default_rng(seed)
+    q, prior = rng.normal(scale=20, size=(30, n_actions)), rng.dirichlet(np.full(n_actions, 0.3))
+    prior[rng.random(n_actions) < 0.3] = 0.0
+    prior = prior / prior.sum() if prior.any() else np.full(n_actions, 1 / n_actions)
+    values, policy = kernels.soft_values(q, prior, beta)
+    log_prior = th.tensor(prior).log()
+    expected = maths.soft_value(th.tensor(q), log_prior, beta).numpy()
+    assert values == pytest.approx(expected, rel=1e-12, abs=1e-12 + 1e-15 / beta)
+    assert policy == pytest.approx(maths.boltzmann_log_probs(th.tensor(q), log_prior, beta).exp().numpy(), abs=1e-12)
+    assert (policy[:, prior == 0] == 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 6))
+def test_the_solvers_mutual_information_is_the_definition(seed, n_actions):
+    rng = np.random.default_rng(seed)
+    policy = rng.dirichlet(np.full(n_actions, 0.3), size=8)
+    policy[0] = np.eye(n_actions)[0]
+    expected = maths.mutual_information(th.tensor(policy).log()).item()
+    assert mutual_information(policy, np.full(8, 1 / 8)) == pytest.approx(expected, abs=1e-12)
+    # a weight is as many states
+    times = rng.integers(0, 5, size=8)
+    times[1] += 1
+    repeated = th.tensor(policy.repeat(times, axis=0)).log()
+    assert mutual_information(policy, times / times.sum()) == pytest.approx(
+        maths.mutual_information(repeated).item(), abs=1e-12
+    )
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_the_prior_update_is_the_definition(seed, lr):
     rng = np.random.default_rng(seed)
@@ -232,3 +265,61 @@ def test_the_prior_never_reaches_zero():
     for _ in range(5000):
         kernels.update_prior(prior, np.array([1.0, 0.0]), 1.0, 0.5)
     assert prior[1] == kernels.PRIOR_FLOOR and prior[0] == 1.0
+
+
+class Simulated:
+    """A table behind the interface of a stepped environment, with the compiled loop's random numbers."""
+
+    def __init__(self, dynamics, rng):
+        self.dynamics, self.rng = dynamics, rng
+
+    def reset(self):
+        self.state, self.length = kernels.start_state(self.dynamics, self.rng), 0
+        return self.state
+
+    def step(self, action):
+        k = kernels.outcome(self.dynamics, self.state, action, self.rng)
+        result = kernels.transition(self.dynamics, self.state, action, k, self.length)
+        self.state, self.length = result[0], self.length + 1
+        return result
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("world", ["corridor", "slippery, 100 steps"])
+def test_the_loop_in_environments_is_the_compiled_one_bit_for_bit(name, world):
+    """One source, run twice: on the table, and on the same table stepped."""
+    agents = [AGENTS[name](ENVS[world](), seed=3) for _ in range(2)]
+    dynamics, logs, ends = agents[0].loop.dynamics, [], []
+    for stepped, agent in enumerate(agents):
+        rng, evaluation_rng = np.random.default_rng(1), np.random.default_rng(2)
+        models, run = [dynamics, dynamics], kernels.run
+        if stepped:
+            models, run = [Simulated(dynamics, rng), Simulated(dynamics, evaluation_rng)], loops.run_in_env
+        start = kernels.start_state(dynamics, rng)
+        if stepped:
+            models[0].state, models[0].length = start, 0
+        log = kernels.empty_log(2500, True, 5, 3)
+        cursor = kernels.Cursor(0, start, 0, 0.0)
+        evaluation = kernels.Evaluation(500, 30, 0.05, agent.rule.exploration)
+        ends.append(run(*models, agent.tables, agent.rule, cursor, 2500, rng, log, evaluation, evaluation_rng))
+        logs.append(log)
+    assert ends[0] == ends[1] and ends[0][1] > 10
+    for one, other in zip((*agents[0].tables, *logs[0]), (*agents[1].tables, *logs[1]), strict=True):
+        assert np.array_equal(one, other)
+    assert logs[0].evaluation_timesteps.tolist() == [500, 1000, 1500, 2000, 2500]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.8])
+def test_the_priors_first_step(decay):
+    """At step 0 the policy is uniform over equal values, at step 1 it is not: rho moves by alpha(i) of the difference."""
+    agent = TabularMIRL(GridWorldEnv(["..G"]), prior_lr=0.5, prior_decay=decay, epsilon=0.0, seed=0)
+    agent.q[:] = np.log([4.0, 3.0, 2.0, 1.0]) / 1e-3  # pi at beta = 1e-3, whatever the state
+    pi = np.array([0.4, 0.3, 0.2, 0.1])
+    agent.learn(1)
+    assert agent.prior == pytest.approx(0.5 * 0.25 + 0.5 * pi, rel=1e-12)
+    q, first = agent.q.copy(), agent.prior
+    state = agent._cursor.state
+    agent.learn(1, reset_num_timesteps=False)
+    weights = first * np.exp(1e-3 * (q[state] - q[state].max()))
+    lr = 0.5 / (1 + 0.5) ** decay
+    assert agent.prior == pytest.approx((1 - lr) * first + lr * weights / weights.sum(), rel=1e-12)

@@ -15,9 +15,11 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from sb3_mirl.maths import boltzmann_log_probs
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn import networks, update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
+from sb3_mirl.soft_dqn.networks import optimized
 from sb3_mirl.soft_dqn.policies import CnnPolicy
 from tests.conftest import OnTheDeviceOnly, ScriptedEnv, copy_of
 
@@ -47,23 +49,41 @@ def updated(model: MIRL, run: Any, n: int = 4, **rule: Any) -> tuple[th.Tensor, 
         position += n * size
         return type(drawn)(*(None if column is None else column[rows] for column in drawn))
 
-    losses = run(policy, sample, model._update_rule()._replace(beta_lr=0.1, **rule), n, 8)
+    fast = nullcontext() if run is update.eager_updates else optimized([policy.q_net, policy.q_net_target], False)
+    with fast:
+        losses = run(policy, sample, model.update_rule()._replace(beta_lr=0.1, **rule), n, 8)
     return th.cat([p.detach().flatten() for p in policy.q_net.parameters()]).cpu(), float(policy.beta), losses.cpu()
 
 
-def test_images_take_the_frame_buffer_and_channels_last() -> None:
-    model = image_model()
-    assert isinstance(model.replay_buffer, FrameReplayBuffer)
-    kernels = [p for p in model.q_net.parameters() if p.dim() == 4]
-    assert all(p.is_contiguous(memory_format=th.channels_last) for p in kernels)
+def test_images_take_the_frame_buffer() -> None:
+    assert isinstance(image_model().replay_buffer, FrameReplayBuffer)
 
 
 def test_batched_path_equals_plain_path_on_images() -> None:
     model = image_model()
-    plain, batched = updated(model, update.one_by_one), updated(model, update.all_at_once)
+    plain, batched = updated(model, update.eager_updates), updated(model, update.fast_updates)
     th.testing.assert_close(batched[0], plain[0], rtol=1e-4, atol=1e-6)
     th.testing.assert_close(batched[2], plain[2], rtol=1e-4, atol=1e-6)
     assert batched[1] == pytest.approx(plain[1], rel=1e-4)
+
+
+def test_many_updates_are_drawn_in_parts_of_bounded_size(monkeypatch: Any) -> None:
+    """An episode's worth of updates took gigabytes when all their minibatches were drawn together."""
+    model = image_model()
+    whole, drawn = updated(model, update.fast_updates, n=7), []
+    monkeypatch.setattr(update, "AT_ONCE", 3)
+    make_batch = update.make_batch
+
+    def spy(policy: Any, data: Any, rule: Any) -> Any:
+        drawn.append(len(data.actions))
+        return make_batch(policy, data, rule)
+
+    monkeypatch.setattr(update, "make_batch", spy)
+    parts = updated(model, update.fast_updates, n=7)
+    assert drawn == [24, 24, 8]
+    th.testing.assert_close(parts[0], whole[0], rtol=1e-4, atol=1e-6)
+    th.testing.assert_close(parts[2], whole[2], rtol=1e-4, atol=1e-6)
+    assert parts[1] == pytest.approx(whole[1], rel=1e-4), "beta is the same for all targets, and follows all losses"
 
 
 class CountOperators(TorchDispatchMode):
@@ -84,7 +104,7 @@ def test_mirl_adds_less_than_5_percent_of_operators_to_dqns_updates() -> None:
         model = image_model(**beta)
         sample = update.sampler(model.replay_buffer, None)
         with CountOperators() as operators:
-            update.all_at_once(model.policy, sample, model._update_rule(), 16, 8)
+            update.fast_updates(model.policy, sample, model.update_rule(), 16, 8)
         counts.append(operators.n)
     mirl, dqn = counts
     assert 16 * 20 < dqn < mirl < 1.05 * dqn
@@ -105,16 +125,16 @@ def test_updates_and_prior_ask_nothing_of_the_host(kwargs: dict[str, Any], monke
     monkeypatch.setattr(update, "_autocast", lambda like, rule: nullcontext())
     monkeypatch.setattr(networks, "_computes_in", lambda device_type: th.float32)
     monkeypatch.setattr(policy.optimizer, "step", lambda: None)
-    with OnTheDeviceOnly():
-        losses = update.updates_on(policy, on_device, model._update_rule(), 3)
+    with OnTheDeviceOnly(), optimized([policy.q_net, policy.q_net_target], bfloat16=False):
+        losses = update.updates_on(policy, on_device, model.update_rule(), 3)
         policy.greedy_actions(q)
-        callback._fold(q)
+        callback.fold(boltzmann_log_probs(q, policy.log_prior, policy.beta))
     assert losses.is_meta and losses.shape == (3,)
 
 
 def test_bfloat16_is_close_and_keeps_float32_weights() -> None:
     model = image_model()
-    full, half = updated(model, update.all_at_once, n=1), updated(model, update.all_at_once, n=1, bfloat16=True)
+    full, half = updated(model, update.fast_updates, n=1), updated(model, update.fast_updates, n=1, bfloat16=True)
     assert half[0].dtype == th.float32
     assert not th.equal(full[0], half[0])
     assert half[2].item() == pytest.approx(full[2].item(), rel=0.05)
@@ -132,14 +152,14 @@ def test_overlapped_updates_run_after_the_next_actions_are_known(small: dict[str
     model.train(gradient_steps=2, batch_size=8)
     assert th.equal(weights(model), before)
     model._sample_action(0, None, 4)
-    assert model._rollout_q is not None and th.equal(model._rollout_q, q_before)
+    assert model.rollout_q_values is not None and th.equal(model.rollout_q_values, q_before)
     assert not th.equal(weights(model), before)
 
 
 def test_an_optimizer_that_cannot_be_captured_runs_uncaptured() -> None:
     model = image_model(policy_kwargs=dict(optimizer_class=th.optim.SGD))
     model.policy.optimizer.defaults.pop("capturable", None)
-    plain, uncaptured = updated(model, update.all_at_once), updated(model, CapturedUpdates())
+    plain, uncaptured = updated(model, update.fast_updates), updated(model, CapturedUpdates())
     assert th.equal(plain[0], uncaptured[0]) and th.equal(plain[2], uncaptured[2])
 
 
@@ -159,7 +179,7 @@ def test_tensor_learning_rate_stays_a_tensor_and_follows_the_schedule(small: dic
 def test_captured_updates_equal_eager_ones() -> None:
     model = image_model("cuda")
     captured = CapturedUpdates()
-    eager = updated(model, update.one_by_one)
+    eager = updated(model, update.eager_updates)
     graphed = updated(model, captured)
     assert captured._graph is not None
     th.testing.assert_close(graphed[0], eager[0], rtol=1e-4, atol=1e-6)
@@ -191,7 +211,7 @@ def test_model_from_cuda_loads_on_the_cpu(tmp_path: Any) -> None:
 HOLD = """
 import ctypes, sys
 import torch as th
-from sb3_mirl.soft_dqn.allocator import keep_freed_memory
+from sb3_mirl.common.allocator import keep_freed_memory
 class Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
                 "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]

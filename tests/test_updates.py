@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
 from sb3_mirl import MIRL, PriorCallback, SoftDQN
+from sb3_mirl.soft_dqn import update
 from tests.conftest import ScriptedEnv
 
 
@@ -74,27 +75,48 @@ def test_one_update_by_hand(small: dict[str, Any]) -> None:
         loss = F.smooth_l1_loss(model.q_net(data.observations).gather(1, data.actions)[:, 0], target)
     np.random.seed(1)
     model.train(gradient_steps=1, batch_size=8)
-    assert model._mean_loss is not None and model._mean_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert model.mean_loss is not None and model.mean_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert model.beta == pytest.approx(0.75 * beta + 0.25 / loss.item(), rel=1e-5)
 
 
-def test_entropy_bonus_adds_log_a_over_beta(small: dict[str, Any]) -> None:
-    def target_gap(entropy_bonus: bool) -> float:
-        model = SoftDQN("MlpPolicy", ScriptedEnv(), entropy_bonus=entropy_bonus, **small).learn(60)
-        model.policy.beta.fill_(0.5)
-        with th.no_grad():  # Q = 0 everywhere: the loss is that of the constant bootstrap value
-            for p in [*model.q_net.parameters(), *model.q_net_target.parameters()]:
-                p.zero_()
-        model.replay_buffer.rewards[:] = 0  # type: ignore[union-attr]
-        np.random.seed(0)
-        model.train(gradient_steps=1, batch_size=200)
-        assert model._mean_loss is not None
-        return model._mean_loss.item()
+def test_entropy_bonus_adds_log_a_over_beta_where_the_episode_goes_on(small: dict[str, Any]) -> None:
+    model = SoftDQN("MlpPolicy", ScriptedEnv(), **small).learn(100)
+    assert model.replay_buffer is not None
+    data = model.replay_buffer.sample(200)
+    rule = model.update_rule()
+    without, with_bonus = (
+        update.make_batch(model.policy, data, rule._replace(entropy_bonus=bonus)).targets for bonus in (False, True)
+    )
+    expected = 0.99 * (1 - data.dones.squeeze(1)) * math.log(3) / model.beta
+    th.testing.assert_close(with_bonus - without, expected, rtol=1e-5, atol=1e-3)
+    assert 0 < data.dones.sum() < 200
+    for bonus in (False, True):  # and the flag reaches it
+        assert SoftDQN("MlpPolicy", ScriptedEnv(), entropy_bonus=bonus, **small).update_rule().entropy_bonus is bonus
 
-    assert target_gap(False) == pytest.approx(0, abs=1e-12)
-    bonus = 0.99 * math.log(3) / 0.5
-    share_alive = target_gap(True) / (bonus - 0.5)  # Huber beyond 1, zero where the episode ended
-    assert 0.85 < share_alive <= 1
+
+@pytest.mark.parametrize("path", ["fast", "eager"])
+def test_gradients_are_clipped_to_their_bound(small: dict[str, Any], path: Any) -> None:
+    kwargs = dict(net_arch=[16], optimizer_class=th.optim.SGD)
+    arguments = {**small, "learning_rate": 0.5, "max_grad_norm": 1e-3, "policy_kwargs": kwargs, "update_path": path}
+    model = SoftDQN("MlpPolicy", ScriptedEnv(), **arguments).learn(50)
+    before = model.policy.parameters_to_vector()
+    model.train(gradient_steps=1, batch_size=50)
+    moved = np.linalg.norm(model.policy.parameters_to_vector() - before)
+    assert moved == pytest.approx(0.5 * 1e-3, rel=1e-2)
+
+
+def test_actions_are_those_of_the_online_network(small: dict[str, Any]) -> None:
+    model = MIRL("MlpPolicy", ScriptedEnv(), exploration_final_eps=0.0, exploration_fraction=0.01, **small).learn(100)
+    with th.no_grad():
+        for parameter in model.q_net_target.parameters():
+            parameter.neg_()
+    obs = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
+    q = model.q_net(th.as_tensor(obs)).detach()
+    model.policy.beta.fill_(1e4)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], q.argmax(-1))
+    model._last_obs, model.exploration_rate = obs, 0.0
+    np.testing.assert_array_equal(model._sample_action(0, None, 50)[0], q.argmax(-1))
+    assert (q.argmax(-1) != model.q_net_target(th.as_tensor(obs)).argmax(-1)).any()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -152,7 +174,7 @@ def test_prior_is_folded_once_per_environment_step(
 
 
 def test_nothing_is_learned_before_learning_starts(small: dict[str, Any]) -> None:
-    model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.5, **{**small, "learning_starts": 100})
+    model = MIRL("MlpPolicy", ScriptedEnv(), prior_lr=0.5, beta_init=0.01, **{**small, "learning_starts": 100})
     before = weights(model)
     model.learn(100)
     np.testing.assert_allclose(model.prior, np.full(3, 1 / 3), atol=1e-12)

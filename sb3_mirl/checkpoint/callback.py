@@ -5,27 +5,34 @@ import math
 import os
 import time
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, Checkpoint, CheckpointFolder
-from sb3_mirl.checkpoint.interrupts import DeferredSignals
+from sb3_mirl.checkpoint.interrupts import DeferredSignals, is_learning
 from sb3_mirl.checkpoint.memory import save_memory
-from sb3_mirl.checkpoint.states import Run, get_state
+from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, go_on
+from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.files import Write, claimed
-from sb3_mirl.soft_dqn import SoftDQN
+
+# for algorithms of others, which do not say when an error has ended `learn`
+_HOLDERS: "dict[Path, weakref.ref[ResumableCheckpoint]]" = {}
 
 
 class ResumableCheckpoint(BaseCallback):
     """
-    Saves all that :func:`sb3_mirl.resume` needs to go on with a run that was killed: the model with its optimiser, prior
-    and counters, the replay memory, the states of random numbers and environments, normalisation statistics, and the
-    records of ``PriorCallback`` and ``EvalCallback``.
+    Save all that :func:`sb3_mirl.resume` needs to go on with a run that was killed: the model with its optimisers and
+    counters, the replay memory, the states of random numbers, environments and callbacks, and normalisation statistics.
+    It works for every algorithm of SB3's kind: those of this package, of SB3 and of sb3-contrib.
 
     Of the replay memory only what came since the last checkpoint is written, compressed. A checkpoint is complete or
     absent, whenever the process is killed; if it cannot be written (full disk), a warning says so, the older ones stay
@@ -42,8 +49,6 @@ class ResumableCheckpoint(BaseCallback):
     :raises ValueError: if ``save_freq`` or ``keep`` is less than 1
     """
 
-    model: SoftDQN
-
     def __init__(self, folder: str | os.PathLike[str], save_freq: int = 100_000, keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
         check_range("save_freq", save_freq, 1, math.inf)
@@ -55,7 +60,8 @@ class ResumableCheckpoint(BaseCallback):
         self._signals = DeferredSignals()
         self._saved_at = 0  # environment steps
         self._between_rollouts, self._stopping = True, False
-        self._told = False  # that the episodes will start anew
+        self._resources = ExitStack()  # held while an algorithm of others learns
+        self._told = False  # what will not go on
 
     @property
     def interrupted(self) -> bool:
@@ -66,19 +72,32 @@ class ResumableCheckpoint(BaseCallback):
         """Whether the folder has a checkpoint, to go on from by :func:`sb3_mirl.resume`."""
         return bool(self._files.paths())
 
-    def _init_callback(self) -> None:
-        if not isinstance(self.model, SoftDQN):
-            raise TypeError(f"ResumableCheckpoint saves SoftDQN and MIRL, not {type(self.model).__name__}.")
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a training that goes on begins its checkpoints anew."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` has given."""
 
     def _on_training_start(self) -> None:
-        self.model._while_learning.enter_context(claimed(self._files.path))
+        resources = self._held_while_learning()
+        resources.enter_context(claimed(self._files.path))
         self._claim_folder()
         self._saved_at = self.num_timesteps
         self._between_rollouts, self._stopping = True, False
-        self._signals = self.model._while_learning.enter_context(DeferredSignals())
+        self._signals = resources.enter_context(DeferredSignals(self.model))
+        run = RUNS[self.model]
+        self._callbacks = CallbackRecord(self.locals["callback"], (run.resumed_from or {}).get("callbacks", {}))
+
+    def _held_while_learning(self) -> ExitStack:
+        if isinstance(self.model, GuardedAlgorithm):
+            return self.model.resources
+        release_abandoned(self._files.path)
+        _HOLDERS[self._files.path] = weakref.ref(self)
+        return self._resources
 
     def _claim_folder(self) -> None:
-        run = self.model._checkpointed_run
+        run = RUNS.get(self.model)
         if run is not None and run.folder == self._files.path and self.num_timesteps > 0:
             self._files.go_on_from(self.num_timesteps)
             return
@@ -88,9 +107,13 @@ class ResumableCheckpoint(BaseCallback):
                 f"sb3_mirl.resume({str(self.folder)!r}, env), or choose another folder."
             )
         self._files.remove_leftovers()
-        self.model._checkpointed_run = Run(self._files.path)
+        RUNS[self.model] = Run(self._files.path)
 
     def _on_rollout_start(self) -> None:
+        run = RUNS.get(self.model)
+        if run is not None and run.resumed_from is not None and not run.is_ready:
+            run.is_ready = True
+            go_on(self.model, self.locals["callback"], run.resumed_from)
         self._stopping = self.interrupted
         if self._stopping or self.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
             self._save()
@@ -106,21 +129,23 @@ class ResumableCheckpoint(BaseCallback):
         # a training that a callback has ended has lost its last transition: the checkpoint before is the better one
         if self._between_rollouts:
             self._save()
+        self._resources.close()
 
     def _save(self) -> None:
-        """Adds a checkpoint, unless there is one of this step. Between two rollouts only."""
-        step, run = self.model.num_timesteps, self.model._checkpointed_run
+        """Add a checkpoint, unless there is one of this step. Between two rollouts only."""
+        step, run = self.model.num_timesteps, RUNS.get(self.model)
         if step == self._saved_at or run is None:
             return
         self._saved_at = step
         start = time.perf_counter()
-        self.model._run_pending_updates()
+        if isinstance(self.model, GuardedAlgorithm):
+            self.model.settle()
         memory, rest, chunks = save_memory(self.model, run.memory)
         state = {
             "class": type(self.model),
             "memory": rest,
             "saved_memory": memory,
-            **get_state(self.model, self.locals["callback"]),
+            **get_state(self.model, self.locals["callback"], self._callbacks),
         }
         own = {MODEL: _writer(_model_file(self.model)), STATE: _writer(zlib.compress(cloudpickle.dumps(state), 1))}
         needed = {f"{MEMORY}/{name}" for name, _, _ in memory.chunks}
@@ -135,18 +160,21 @@ class ResumableCheckpoint(BaseCallback):
             return
         run.memory, run.files = memory, checkpoint.files
         self._files.keep_newest(self.keep)
-        self._tell(checkpoint, chunks, state.get("environment_problem"), time.perf_counter() - start)
+        problems = list(self._callbacks.problems)
+        if "environment_problem" in state:
+            problems.insert(0, f"new episodes will be started: {state['environment_problem']}")
+        self._tell(checkpoint, chunks, problems, time.perf_counter() - start)
 
-    def _tell(self, checkpoint: Checkpoint, chunks: Iterable[str], problem: str | None, seconds: float) -> None:
-        if problem is not None and not self._told:
+    def _tell(self, checkpoint: Checkpoint, chunks: Iterable[str], problems: list[str], seconds: float) -> None:
+        if problems and not self._told:
             self._told = True
-            self.logger.info(f"A resumed run will start new episodes: {problem}")
+            self.logger.info(f"What a resumed run will not go on with: {'; '.join(problems)}")
         if self.verbose > 0:
             new = sum(checkpoint.files[f"{MEMORY}/{name}"].size for name in chunks)
             print(f"Checkpoint of step {checkpoint.step}: {seconds:.1f} s, {new / 1e6:.1f} MB of new replay memory")
 
 
-def _model_file(model: SoftDQN) -> bytes:
+def _model_file(model: BaseAlgorithm) -> bytes:
     # in memory first: on a full disk torch raises other errors than OSError
     file = io.BytesIO()
     model.save(file)
@@ -155,3 +183,17 @@ def _model_file(model: SoftDQN) -> bytes:
 
 def _writer(content: bytes) -> Write:
     return lambda file: file.write(content)
+
+
+def release_abandoned(folder: Path) -> None:
+    """
+    Give back a folder that a training of this process held until an error ended it.
+
+    :param folder: of checkpoints
+    """
+    holder = _HOLDERS.pop(folder, lambda: None)()
+    if holder is not None:
+        if is_learning(holder.model):
+            _HOLDERS[folder] = weakref.ref(holder)
+        else:
+            holder._resources.close()

@@ -7,7 +7,7 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 from gymnasium.utils import EzPickle
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 # what a layer holds that belongs to its process: the next layer, files, clocks, windows
 _NOT_STATE = ("env", "venv", "class_attributes", "results_writer", "t_start", "render_mode")
@@ -15,9 +15,35 @@ _NOT_STATE = ("env", "venv", "class_attributes", "results_writer", "t_start", "r
 Layer = VecEnv | gym.Env[Any, Any]
 
 
+def describe_environment(env: VecEnv) -> dict[str, Any]:
+    """
+    Describe what must be the same for a run to go on in another environment.
+
+    :param env: the vector environment
+    :return: for :func:`check_environment`
+    """
+    normalize = unwrap_vec_normalize(env)
+    normalized = [] if normalize is None else [n for n in ("obs", "reward") if getattr(normalize, f"norm_{n}")]
+    return {"environments": env.num_envs, "VecNormalize of": normalized, "in VecNormalize": normalize is not None}
+
+
+def check_environment(env: VecEnv, kind: dict[str, Any]) -> None:
+    """
+    Compare an environment with that of a run.
+
+    :param env: the vector environment
+    :param kind: from :func:`describe_environment`
+    :raises ValueError: naming the differences
+    """
+    own = describe_environment(env)
+    if own != kind:
+        differences = [f"{name}: {kind[name]!r} in the run, {own[name]!r} here" for name in kind if own[name] != kind[name]]
+        raise ValueError(f"The environment is not that of the run ({'; '.join(differences)}): build it as it was built there.")
+
+
 def save_environment(env: VecEnv, others: Any) -> bytes:
     """
-    The state of every layer, from the outermost wrapper to the innermost environments.
+    Save the state of every layer, from the outermost wrapper to the innermost environments.
 
     Environments under ``DummyVecEnv`` are saved attribute by attribute, without asking them how they want to be pickled
     (gymnasium's ``EzPickle`` would make a new one), and ALE's emulators by their own copies.
@@ -40,7 +66,7 @@ def save_environment(env: VecEnv, others: Any) -> bytes:
 
 def restore_environment(env: VecEnv, saved: bytes) -> Any:
     """
-    Puts the layers of an environment, built as the saved one was, into the saved state.
+    Put the layers of an environment, built as the saved one was, into the saved state.
 
     :param env: changed in place
     :param saved: from :func:`save_environment`
@@ -78,7 +104,8 @@ def _layers(env: VecEnv) -> list[Layer]:
 
 
 def _name(layer: Layer) -> str:
-    return type(layer).__name__
+    # importing the zoo puts a class of its own in TimeLimit's place
+    return next(cls.__name__ for cls in type(layer).__mro__ if not cls.__module__.startswith("rl_zoo3"))
 
 
 def _state(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,13 +10,13 @@ from secrets import token_hex
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_mirl.checkpoint.rows import Rows, rows_of
 from sb3_mirl.common.files import Write
-from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.replay import Rows, describe, rows_of
 
 CHUNK_BYTES = 1 << 26  # of a chunk before compression: bounds the memory that saving takes
 # of zlib: frames shrink to a fortieth at 260 MB/s; level 6 takes four times as long for half the size
@@ -37,22 +37,23 @@ class SavedMemory:
     n_added: int = 0
     num_timesteps: int = 0
 
-    def expected(self, model: SoftDQN) -> int:
-        """Number of rows that have come to the memory by now, if nothing but learning has changed it."""
+    def expected(self, model: BaseAlgorithm) -> int:
+        """Return the number of rows that have come to the memory by now, if nothing but learning has changed it."""
         return self.n_added + (model.num_timesteps - self.num_timesteps) // model.n_envs
 
 
-def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[str, Any], dict[str, Write]]:
+def save_memory(model: BaseAlgorithm, saved: SavedMemory) -> tuple[SavedMemory, dict[str, Any], dict[str, Write]]:
     """
-    What has to be written so that the replay memory of ``model`` is on disk.
+    Determine what has to be written so that the replay memory of a model is on disk.
 
-    :param model: the model, between two rollouts
+    :param model: the model, between two rollouts; on-policy algorithms have no memory
     :param saved: what is on disk already
     :return: what will be on disk then, the small rest of the memory, and the new chunks
     """
-    assert model.replay_buffer is not None
+    if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
+        return SavedMemory(), {}, {}
     rows = rows_of(model.replay_buffer, saved.expected(model))
-    kind = _kind(model.replay_buffer)
+    kind = describe(model.replay_buffer)
     if rows is None:
         name = f"all_{token_hex(4)}.pkl"
         write = partial(_write_whole, buffer=model.replay_buffer)
@@ -70,9 +71,9 @@ def save_memory(model: SoftDQN, saved: SavedMemory) -> tuple[SavedMemory, dict[s
     return SavedMemory(chunks, rows.n_added, model.num_timesteps), {**kind, "position": rows.get_position()}, new
 
 
-def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
+def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
     """
-    Fills the replay memory of ``model``.
+    Fill the replay memory of a model.
 
     :param model: a model with an empty replay memory
     :param folder: where the chunks are
@@ -81,12 +82,15 @@ def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str
     :param truncate: whether the environments are going to be reset, for buffers that ``learn`` does not prepare for that
     :raises ValueError: if the model's memory has another class or size
     """
+    if not isinstance(model, OffPolicyAlgorithm):
+        return
     assert model.replay_buffer is not None
-    kind = _kind(model.replay_buffer)
-    before = {key: value for key, value in rest.items() if key != "position"}
-    if kind != before:
+    kind = describe(model.replay_buffer)
+    different = [key for key in kind if kind[key] != rest.get(key)]
+    if different:
+        here, there = ({key: values.get(key) for key in different} for values in (kind, rest))
         raise ValueError(
-            f"The replay memory of this model is {kind}, the saved one was {before}: give the environment and the "
+            f"The replay memory of this model has {here}, the saved one had {there}: give the environment and the "
             "arguments that the run had."
         )
     rows = rows_of(model.replay_buffer)
@@ -100,12 +104,6 @@ def load_memory(model: SoftDQN, folder: Path, saved: SavedMemory, rest: dict[str
     for name, _, _ in saved.chunks:
         with np.load(folder / name) as arrays:
             rows.write_rows(dict(arrays))
-
-
-def _kind(buffer: ReplayBuffer) -> dict[str, Any]:
-    """What must be the same for the rows of one buffer to fit another."""
-    kind = {"class": type(buffer).__name__, "rows": buffer.buffer_size, "environments": buffer.n_envs}
-    return {**kind, "frame_stack": buffer.layout.frame_stack} if isinstance(buffer, FrameReplayBuffer) else kind
 
 
 def _parts(rows: Rows, first: int) -> Iterator[tuple[int, int]]:

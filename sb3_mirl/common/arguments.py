@@ -1,17 +1,25 @@
 """Checks of single arguments, with errors that name the argument, the value and what is allowed."""
 
+import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number of Python or NumPy; True and False are none."""
+    """Whether ``value`` is a real number of Python or NumPy; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """
-    :raises ValueError: if ``value`` is none of ``choices``
+    Check an argument that has a few values.
+
+    :param name: of the argument
+    :param value: what was given
+    :param choices: what is allowed
+    :raises ValueError: if ``value`` is not one of ``choices``
     """
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known, choose from {', '.join(map(repr, choices))}.")
@@ -21,6 +29,14 @@ def check_range(
     name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False, whole: bool = False
 ) -> None:
     """
+    Check a number.
+
+    :param name: of the argument
+    :param value: what was given
+    :param low: lowest value allowed
+    :param high: highest value allowed
+    :param low_open: whether ``low`` itself is not allowed
+    :param high_open: whether ``high`` itself is not allowed
     :param whole: whether it must be an integer
     :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
     """
@@ -29,3 +45,20 @@ def check_range(
     if not (above and (value < high if high_open else value <= high)):
         interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         raise ValueError(f"{name}={value!r} must be {'an integer' if whole else 'a number'} in {interval}.")
+
+
+def check_names(cls: type, given: Iterable[str]) -> None:
+    """
+    Refuse arguments that a class does not have. A class that takes ``**kwargs`` decides by itself what they may be.
+
+    :param cls: the class that was called
+    :param given: names of the arguments
+    :raises TypeError: naming the class and the argument, and the nearest one that there is
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1)
+            raise TypeError(f"{cls.__name__} has no argument {name!r}" + (f": did you mean {near[0]!r}?" if near else "."))

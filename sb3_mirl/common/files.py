@@ -34,8 +34,8 @@ class Checksum(NamedTuple):
 
 def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
     """
-    Calls ``write`` with a path beside ``path`` and moves what it wrote into place when it is whole: a full disk or a kill
-    leaves the file of before. Open files, and what is no regular file, are written to directly.
+    Call ``write`` with a path beside ``path``, and move what it wrote into place when it is complete: a full disk or a kill
+    leaves the old file. Open files, and what is no regular file, are written to directly.
 
     :param path: file name, or an open file
     :param suffix: appended to a name that has none, as in SB3
@@ -63,13 +63,13 @@ def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
 
 def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer: str) -> None:
     """
-    Reads a zip archive through, against its checksums; nothing of it is unpickled.
+    Check a zip archive against its checksums; nothing of it is unpickled.
 
     :param path: file name (with or without ".zip"), or an open file, which is left where it was
     :param members: what must be in it
     :param writer: what writes such archives, for the message
     :raises OSError: if it cannot be opened
-    :raises ValueError: if it is damaged, no archive, or has other members
+    :raises ValueError: if it is damaged, not an archive, or has other members
     """
     file = open_path(path, "r", suffix="zip")
     start = file.tell()
@@ -90,6 +90,8 @@ def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer
 
 def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
+    Read an npz file of numbers.
+
     :param path: npz
     :param names: arrays that it must have, all of one length
     :return: all its arrays
@@ -113,6 +115,8 @@ def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarra
 
 def checksum(path: pathlib.Path) -> Checksum:
     """
+    Read a file through.
+
     :param path: a file
     :return: its size and CRC-32
     """
@@ -125,9 +129,11 @@ def checksum(path: pathlib.Path) -> Checksum:
 
 def write_file(path: pathlib.Path, write: Write) -> Checksum:
     """
+    Write a file, and wait until it is on the disk.
+
     :param path: name of the new file
     :param write: writes its content
-    :return: checksum of the file, which is on the disk and not only in the system's cache
+    :return: its checksum
     :raises OSError: if there is no room
     """
     with open(path, "wb") as file:
@@ -149,6 +155,10 @@ def sync_file(path: pathlib.Path) -> None:
 
 def check_file(path: pathlib.Path, expected: Checksum) -> None:
     """
+    Read a file through, against its checksum.
+
+    :param path: a file
+    :param expected: its size and CRC-32
     :raises DamagedFile: if the file is not the one that was written
     """
     try:
@@ -174,7 +184,7 @@ def sync_folder(path: pathlib.Path) -> None:
 @contextmanager
 def claimed(folder: pathlib.Path) -> Iterator[None]:
     """
-    Holds a lock on ``folder``, which is made. The system gives it back when the process ends, however it ends.
+    Hold a lock on ``folder``, which is made. The system releases it when the process ends, killed or not.
 
     :raises FolderInUse: if another process holds it
     """

@@ -48,7 +48,7 @@ def watched(env: VecEnv | None, step: Callable[[], int]) -> Iterator[None]:
             raise
         for process in base.processes:
             process.join()
-        base.closed = True  # there is nobody to say goodbye to
+        base.closed = True  # closing would wait for an answer from the dead workers
         how = _describe(base.processes[dead[0]].exitcode)
         raise RuntimeError(
             f"The process of environment {dead[0]} died at step {step()}: {how}. The model and its replay memory are whole "

@@ -1,7 +1,8 @@
-"""What ALE must be told: ROM ids for every spelling of a game, seeds, threads."""
+"""What ALE must be given: ROM ids for every spelling of a game, seeds, threads, flavours of a game."""
 
 import difflib
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.workers import usable_cpus
 
 try:
@@ -18,9 +20,10 @@ except ImportError as error:
         f"AtariVecEnv needs ale-py 0.12 or newer with its vector interface ({error}): pip install 'sb3-mirl[atari]'"
     ) from error
 
-SCREEN_SIZE = 84
 CONTINUE_RNG = -1
-"""In place of a seed: a reset that goes on with the random stream of the games before."""
+"""In place of a seed: continue the random stream of the games before."""
+SMALLEST = 36
+"""Height and width of the smallest images that NatureCNN, the network of ``CnnPolicy``, takes."""
 # AtariVecEnv itself ends long episodes: ALE leaves the frame on which its own cap falls half-written. Not 2^31 - 1,
 # to which the C++ side adds 1.
 _NO_FRAME_CAP = 2**30
@@ -30,16 +33,17 @@ _ID_SUFFIX = re.compile(r"(NoFrameskip|Deterministic)?(-v\d+)?$", re.IGNORECASE)
 
 
 def rom_id(game: str) -> str:
-    """ALE's ROM id of a game.
+    """
+    Return ALE's ROM id of a game.
 
     The name only selects the game: the frame skip and the action-repeat probability that a gymnasium id stands for
     (``NoFrameskip``, ``-v5``) are arguments of :class:`~sb3_mirl.envs.AtariVecEnv`.
 
     :param game: ``"SpaceInvaders"``, ``"SpaceInvadersNoFrameskip-v4"``, ``"ALE/SpaceInvaders-v5"``, ``"space_invaders"``
-        or ``"space invaders"``; upper and lower case do not matter.
-    :return: the snake_case id, for example ``"space_invaders"``.
-    :raises TypeError: if ``game`` is not a string.
-    :raises ValueError: if ALE has no such single-player game; the message suggests the nearest names.
+        or ``"space invaders"``; upper and lower case do not matter
+    :return: the snake_case id, for example ``"space_invaders"``
+    :raises TypeError: if ``game`` is not a string
+    :raises ValueError: if ALE has no such single-player game; the message suggests the nearest names
     """
     if not isinstance(game, str):
         raise TypeError(f"game must be a string such as 'Breakout', got {game!r} of type {type(game).__name__}")
@@ -52,34 +56,66 @@ def rom_id(game: str) -> str:
     return known[key]
 
 
-def gym_spec(rom: str) -> EnvSpec | None:
-    """Gymnasium's spec of the game without frame skip and sticky actions, or of its v5 id where that is all there is.
+def gym_spec(rom: str, mode: int | None, difficulty: int | None) -> EnvSpec | None:
+    """
+    Return gymnasium's spec of the game without frame skip and sticky actions, or of its v5 id where that is all there is.
 
-    :param rom: ROM id, as from :func:`rom_id`.
-    :return: the spec of ``"<Game>NoFrameskip-v4"`` or ``"ALE/<Game>-v5"``; None if neither is registered.
+    :param rom: ROM id, as from :func:`rom_id`
+    :param mode: ALE's mode of the game, or None
+    :param difficulty: ALE's difficulty of the game, or None
+    :return: the spec of ``"<Game>NoFrameskip-v4"`` or ``"ALE/<Game>-v5"``; None if neither is registered
     """
     name = _class_name(rom)
-    return gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
+    spec = gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
+    flavour = {key: value for key, value in (("mode", mode), ("difficulty", difficulty)) if value is not None}
+    return replace(spec, kwargs=spec.kwargs | flavour) if spec and flavour else spec
 
 
-def make_vector(rom: str, n_envs: int, *, noop_max: int, num_threads: int, **options: Any) -> Any:
-    """ALE's C++ vector environment: grayscale 84x84 frames, unclipped rewards, done only at game over, reset at once.
-
-    :param rom: ROM id, as from :func:`rom_id`.
-    :param noop_max: largest number of frames before the first observation, FIRE included.
-    :param num_threads: see :func:`thread_count`.
-    :param options: further arguments of ``ale_py.ALEVectorInterface``.
-    :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``.
+def make_vector(
+    rom: str,
+    n_envs: int,
+    *,
+    noop_max: int,
+    mode: int | None,
+    difficulty: int | None,
+    num_threads: int,
+    thread_affinity_offset: int | None,
+    **options: Any,
+) -> Any:
     """
+    Make ALE's C++ vector environment, or its stand-in for other flavours of a game, which the C++ class cannot be given.
+
+    Rewards are unclipped; done is game over, and games that are over start again at once.
+
+    :param rom: ROM id, as from :func:`rom_id`
+    :param noop_max: largest number of frames before the first observation, FIRE included
+    :param mode: ALE's mode of the game, or None
+    :param difficulty: ALE's difficulty of the game, or None
+    :param num_threads: of the C++ class, see :func:`thread_count`
+    :param thread_affinity_offset: CPU of its first thread, or None
+    :param options: further arguments of ``ale_py.ALEVectorInterface``
+    :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``
+    :raises ValueError: for a value out of range, or if the game does not have that mode or difficulty
+    """
+    check_range("repeat_action_probability", options["repeat_action_probability"], 0, 1)
+    for name in ("grayscale", "maxpool", "use_fire_reset", "full_action_space"):
+        check_choice(name, options[name], (True, False))
+        options[name] = bool(options[name])
+    # drawn from 0..noop_max - 1
+    options["noop_max"] = at_least(0, "noop_max", noop_max) + 1
+    if thread_affinity_offset is not None:
+        options["thread_affinity_offset"] = at_least(0, "thread_affinity_offset", thread_affinity_offset)
     rom_path = roms.get_rom_path(rom)
     assert rom_path is not None, f"ale_py ships no file for the ROM {rom!r}"
+    if mode is not None or difficulty is not None:
+        # needs OpenCV
+        from sb3_mirl.envs.flavours import FlavourVector, is_default
+
+        if not is_default(rom_path, mode, difficulty):
+            return FlavourVector(rom_path, n_envs, mode, difficulty, **options)
     return ALEVectorInterface(
         rom_path=rom_path,
         num_envs=n_envs,
-        img_height=SCREEN_SIZE,
-        img_width=SCREEN_SIZE,
-        # the C++ side draws from 0..noop_max - 1
-        noop_max=noop_max + 1,
         # would reset the game at each life
         episodic_life=False,
         life_loss_info=False,
@@ -92,8 +128,33 @@ def make_vector(rom: str, n_envs: int, *, noop_max: int, num_threads: int, **opt
     )
 
 
+def image_shape(frame_stack: int, grayscale: bool, img_height: int, img_width: int) -> tuple[int, int, int]:
+    """
+    Return the shape of channels-first observations.
+
+    :param frame_stack: frames per observation
+    :param grayscale: whether a frame is one channel, not three
+    :param img_height: in pixels
+    :param img_width: in pixels
+    :raises ValueError: if images are smaller than ``CnnPolicy`` can take, or have more channels than pixels in a row
+    """
+    channels = frame_stack if grayscale else 3 * frame_stack
+    height, width = at_least(SMALLEST, "img_height", img_height), at_least(SMALLEST, "img_width", img_width)
+    if channels > min(height, width):
+        raise ValueError(
+            f"frame_stack={frame_stack} makes {channels} channels of {height}x{width} pixels, and SB3 takes the smallest axis "
+            "for the channels: lower frame_stack, or raise img_height and img_width"
+        )
+    return channels, height, width
+
+
 def ale_seed(seed: int | None) -> int:
-    """The seed that gymnasium's AtariEnv passes to ALE for ``reset(seed=seed)``, less its sign bit; None goes on unseeded."""
+    """
+    Return the seed that gymnasium's AtariEnv gives to ALE for ``reset(seed=seed)``, without its sign bit.
+
+    :param seed: of a sub-environment; None gives :data:`CONTINUE_RNG`
+    :raises ValueError: if it is negative
+    """
     if seed is None:
         return CONTINUE_RNG
     if seed < 0:
@@ -102,16 +163,20 @@ def ale_seed(seed: int | None) -> int:
 
 
 def at_least(least: int, name: str, value: int) -> int:
-    """``value`` as an int, or a ValueError that names the argument."""
+    """
+    Return ``value`` as an int.
+
+    :raises ValueError: naming the argument, if it is not an integer of at least ``least``
+    """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
 
 
 def thread_count(n_envs: int, num_threads: int | None) -> int:
-    """The number of C++ threads: ``num_threads``, or one per CPU that this process may use; at most ``n_envs``."""
+    """Return the number of C++ threads: ``num_threads``, or one per CPU that this process may use; at most ``n_envs``."""
     if num_threads is None:
-        # ALE would ask std::thread::hardware_concurrency(), which counts the machine's CPUs, not those this process may use
+        # ALE would count the machine's CPUs, not those this process may use
         num_threads = usable_cpus()
     # each thread spins before it sleeps, so more threads than envs only take CPU time from the learner;
     # and the wake-up calls that end them share a ring of 2 n_envs entries with the actions

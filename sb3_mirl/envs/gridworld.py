@@ -54,11 +54,11 @@ class GridWorldEnv(gym.Env[Any, Any]):
     **Observation**: ``Discrete(rows * columns)``, the cell ``row * columns + column``.
     **Actions**: ``Discrete(4)``, 0 up, 1 right, 2 down, 3 left; against a wall or the border the agent stays.
     **Reward**: ``goal_reward`` on entering a goal, ``step_reward`` otherwise.
-    **Start**: uniform over the free cells that are no goal. **End**: on entering a goal; the class has no time limit.
+    **Start**: uniform over the free cells. **End**: on entering a goal; the class has no time limit.
 
     ``P[s][a]`` is gymnasium's list of ``(probability, next_state, reward, terminated)`` and
     ``initial_state_distrib`` the start distribution (S,). Walls and goals, where no action is ever
-    taken, end at once with reward 0.
+    taken, end the episode at once with reward 0.
 
     Source: Grau-Moya, Leibfried and Vrancx (2019), section 5.1 and Figure 1; rewards from the public
     reproduction's exchange with the authors.
@@ -67,11 +67,12 @@ class GridWorldEnv(gym.Env[Any, Any]):
     :param goal_reward: reward for the step that enters a goal
     :param step_reward: reward for every other step
     :param render_mode: ``"ansi"``, ``"rgb_array"`` or None
-    :raises ValueError: an argument is out of its range, or the map is unknown, not rectangular, or has no goal, no free
+    :raises ValueError: if an argument is out of its range, or the map is unknown, not rectangular, or has no goal, no free
         cell or another character
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own declaration)
+    table_is_exact = True  # planners and tabular agents read `P` in place of calling `step`
 
     def __init__(
         self,
@@ -100,11 +101,11 @@ class GridWorldEnv(gym.Env[Any, Any]):
         self.state = int(np.argmax(starts))
 
     def get_action_meanings(self) -> list[str]:
-        """The name of each action, in order."""
+        """Return the name of each action, in order."""
         return list(ACTION_MEANINGS)
 
     def cell(self, row: int, column: int) -> int:
-        """The observation that stands for the cell at (row, column), both counted from 0 at the top left."""
+        """Return the observation of the cell at (row, column), both counted from 0 at the top left."""
         return row * self.n_columns + column
 
     def _transition(self, state: int, action: int) -> Transition:
@@ -119,13 +120,16 @@ class GridWorldEnv(gym.Env[Any, Any]):
         return 1.0, self.cell(row, column), self.goal_reward if at_goal else self.step_reward, at_goal
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Start an episode; see gymnasium."""
+        """Begin an episode; see gymnasium."""
         super().reset(seed=seed)
         self.state = int(categorical_sample(self.initial_state_distrib, self.np_random))
         return self.state, {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Move once; see gymnasium."""
+        """Move by one cell; see gymnasium.
+
+        :raises ValueError: if the action is not one of the four
+        """
         if int(action) not in self.P[self.state]:
             raise ValueError(f"actions must be in 0..{len(_MOVES) - 1}, got {action!r}")
         transitions = self.P[self.state][int(action)]
@@ -134,7 +138,7 @@ class GridWorldEnv(gym.Env[Any, Any]):
         return self.state, reward, terminated, False, {}
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The map with the agent on it: a string (``ansi``) or (rows * 32, columns * 32, 3) uint8 (``rgb_array``)."""
+        """Return the map with the agent on it: a string (``ansi``) or (rows * 32, columns * 32, 3) uint8 (``rgb_array``)."""
         if self.render_mode is None:
             gym.logger.warn('render() does nothing without a render mode: gym.make(id, render_mode="rgb_array")')
             return None
@@ -160,7 +164,7 @@ class GridWorldEnv(gym.Env[Any, Any]):
 
 
 def read_layout(layout: str | Sequence[str]) -> list[str]:
-    """The rows of a map, checked.
+    """Return the rows of a map, checked.
 
     :param layout: a name in ``MAPS``, or the rows of a map
     :raises ValueError: see ``GridWorldEnv``

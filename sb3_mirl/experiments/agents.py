@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.replay import FrameReplayBuffer
 from sb3_mirl.soft_dqn import SoftDQN
+from sb3_mirl.soft_dqn.defaults import PAPER
 from sb3_mirl.soft_dqn.policies import ADAM
 from sb3_mirl.soft_dqn.soft_dqn import update_ratio
 
@@ -55,6 +56,8 @@ def make_agent(name: str, env: VecEnv, policy: str, hyperparameters: dict[str, A
             **shared,
             "policy_kwargs": {"optimizer_kwargs": ADAM, **shared.get("policy_kwargs", {})},
         }
+    else:
+        shared["preset"] = "paper"
     return agent_class(**{**shared, **chosen, **kwargs, "policy": policy, "env": env})
 
 
@@ -79,9 +82,10 @@ def _arguments(agent_class: type[DQN]) -> set[str]:
 
 
 def _our_defaults(env: VecEnv) -> dict[str, Any]:
-    """SoftDQN's defaults for SB3's DQN, with what SoftDQN chooses by itself: the update ratio, and frames stored once."""
+    """The paper's values for SB3's DQN, with what SoftDQN chooses by itself: the update ratio, and frames stored once."""
     theirs = inspect.signature(DQN).parameters
     ours = {name: p.default for name, p in inspect.signature(SoftDQN).parameters.items() if name in theirs}
+    ours |= {name: value for name, value in PAPER.items() if name in theirs}
     train_freq, gradient_steps = update_ratio(env.num_envs)
     chosen: dict[str, Any] = {"train_freq": train_freq, "gradient_steps": gradient_steps}
     frame_stack = FrameReplayBuffer.frame_stack_of(env, env.observation_space)

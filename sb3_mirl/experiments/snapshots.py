@@ -39,6 +39,13 @@ class SnapshotCallback(BaseCallback):
         super().__init__()
         self.folder, self.evaluation, self.settings, self.report = folder, evaluation, settings, report
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing for a checkpoint: what was recorded is in the files."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` has given."""
+
     def _on_training_start(self) -> None:
         self._begun, self._reported = time.monotonic(), self.num_timesteps
         self.report(self.num_timesteps)

@@ -8,13 +8,16 @@ Symbols (shapes are batch-first; A = number of actions, B = batch size):
 ``beta``   scalar      inverse temperature in [0, inf]: 0 follows the prior, inf is the hard maximum
 ``pi``     (..., A)    pi(a|s) = rho(a) exp(beta Q(s, a)) / Z, Eq. (8); given as ``log_probs``
 ``V``      (...)       V(s) = 1/beta log sum_a rho(a) exp(beta Q(s, a)), the soft value
+``T``      scalar      temperature in [0, inf), in units of reward, of actor-critic methods
 =========  ==========  ==============================================================================
 
 Equation numbers refer to Grau-Moya, Leibfried & Vrancx, "Soft Q-Learning with Mutual-Information
 Regularization", ICLR 2019, unless another paper is named.
 """
 
+from sb3_mirl.maths.bellman import bellman_target, squared_residual
 from sb3_mirl.maths.prior import floored_log_prior, kkt_gap, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.returns import n_step_soft_returns, soft_q_returns, soft_returns
 from sb3_mirl.maths.soft import (
     action_scores,
     boltzmann_log_probs,
@@ -24,10 +27,11 @@ from sb3_mirl.maths.soft import (
     soft_q_target,
     soft_value,
 )
-from sb3_mirl.maths.temperature import inverse_loss_beta, linear_beta
+from sb3_mirl.maths.temperature import inverse_loss_beta, linear_beta, residual_temperature
 
 __all__ = [
     "action_scores",
+    "bellman_target",
     "boltzmann_log_probs",
     "entropy_bonus",
     "floored_log_prior",
@@ -37,8 +41,13 @@ __all__ = [
     "linear_beta",
     "mixed_with_uniform",
     "mutual_information",
+    "n_step_soft_returns",
+    "residual_temperature",
+    "soft_q_returns",
     "soft_q_target",
+    "soft_returns",
     "soft_value",
+    "squared_residual",
     "uniform_log_prior",
     "update_prior",
 ]

@@ -23,24 +23,33 @@ def uniform_log_prior(n_actions: int) -> th.Tensor:
     return th.full((n_actions,), -math.log(n_actions), dtype=th.float64)
 
 
-def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float) -> th.Tensor:
+def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float | th.Tensor) -> th.Tensor:
     """
     rho <- (1 - alpha_rho) rho + alpha_rho pi(.|s), Eq. (11), for B policies applied one after the other.
 
     :param prior: (A,) rho(a)
     :param probs: (B, A) or (A,) pi(a|s) in the order of application
-    :param lr: alpha_rho in [0, 1], per policy
+    :param lr: alpha_rho in [0, 1], one for all policies, or (B,) one for each
     :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
-    :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or a distribution is none
+    :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or probabilities do not sum to 1
     """
-    if not (isinstance(lr, Real) and 0 <= lr <= 1):
-        raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
     probs = th.atleast_2d(probs).to(prior.dtype)
+    _check_rate(lr, len(probs))
     if prior.dim() != 1 or probs.dim() != 2 or probs.shape[1] != prior.shape[0]:
         raise ValueError(f"prior must be (A,) and probs (B, A), got {tuple(prior.shape)} and {tuple(probs.shape)}.")
     _check_distribution("prior", prior)
     _check_distribution("probs", probs)
-    return moving_average(prior, probs, lr)
+    return moving_average(prior, probs, lr.to(prior) if isinstance(lr, th.Tensor) else lr)
+
+
+def _check_rate(lr: float | th.Tensor, n: int) -> None:
+    if isinstance(lr, th.Tensor):
+        # an accelerator is not waited for
+        fits = lr.shape == (n,) and (lr.device.type != "cpu" or bool(((lr >= 0) & (lr <= 1)).all()))
+    else:
+        fits = isinstance(lr, Real) and 0 <= lr <= 1
+    if not fits:
+        raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
 
 
 def mixed_with_uniform(prior: th.Tensor, weight: float) -> th.Tensor:
@@ -88,7 +97,7 @@ def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
     max_a c(a) - 1 with c(a) = E_s[pi(a|s)] / rho(a), over the given states: how far rho is from a fixed point of Eq. (11).
 
     The Karush-Kuhn-Tucker conditions of the prior's optimality are c(a) = 1 on its support and c(a) <= 1 elsewhere.
-    As sum_a rho(a) c(a) = 1, they hold exactly where this is 0; else the policy wants some action oftener than rho says.
+    As sum_a rho(a) c(a) = 1, they hold exactly where this is 0; else the policy wants some action more often than rho says.
 
     :param log_probs: (B, A) log pi(a|s) of B states, weighted equally
     :param log_prior: (A,) log rho(a)

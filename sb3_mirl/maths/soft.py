@@ -152,6 +152,11 @@ def _log_partition(rho: th.Tensor, x: th.Tensor) -> th.Tensor:
     return th.where(near_1, z_minus_1.where(near_1, 0.0).log1p(), z.log())
 
 
+def _is_traced() -> bool:
+    """Whether torch records what is done, for a compiler or a file: values are not known then, nor shapes be compared."""
+    return th.compiler.is_compiling() or th.jit.is_tracing() or th.onnx.is_in_onnx_export()
+
+
 def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
     _check_actions(q, log_prior, "q")
     if not isinstance(beta, th.Tensor):
@@ -161,12 +166,14 @@ def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Te
     if beta.dim() != 0:
         raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
     # reading a value on an accelerator would wait for it
-    if beta.device.type == "cpu" and not beta >= 0:
+    if beta.device.type == "cpu" and not _is_traced() and not beta >= 0:
         raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta.item()}.")
     return beta.double()
 
 
 def _check_actions(values: th.Tensor, log_prior: th.Tensor, name: str) -> None:
+    if _is_traced():
+        return
     if log_prior.dim() != 1 or values.dim() == 0 or values.shape[-1] != log_prior.shape[0]:
         raise ValueError(
             f"{name} must have shape (..., A) and log_prior (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."

@@ -1,4 +1,4 @@
-"""Rules for the inverse temperature beta."""
+"""Rules for the inverse temperature beta, and for the temperature T of VIREL."""
 
 from numbers import Real
 
@@ -43,3 +43,35 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
         raise ValueError(f"A loss is not negative and a number, got {loss.tolist()}.")
     inverse = th.atleast_1d(loss).to(beta.dtype).reciprocal().clamp(max=max_beta)  # (n,)
     return moving_average(beta, inverse, lr)
+
+
+def residual_temperature(
+    temperature: th.Tensor, residual: th.Tensor, scale: float, lr: float, minimum: float = 0.0, maximum: float = th.inf
+) -> th.Tensor:
+    """
+    T <- (1 - kappa) T + kappa clip(c L, T_min, T_max): the temperature is the critics' mean squared Bellman residual
+    (Fellows et al. 2018, VIREL, Lemma 1, whose letter for this temperature is beta), averaged over updates.
+
+    :param temperature: scalar T, in units of reward
+    :param residual: scalar L >= 0, in units of reward squared
+    :param scale: c >= 0, in 1 / reward
+    :param lr: kappa in [0, 1], per gradient update
+    :param minimum: T_min >= 0
+    :param maximum: T_max
+    :return: scalar, of the dtype of ``temperature``
+    :raises ValueError: if an argument is out of its range, or the residual is not a scalar or not a number
+    """
+    if not (isinstance(lr, Real) and 0 <= lr <= 1):
+        raise ValueError(f"The temperature's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
+    if not scale >= 0 or not 0 <= minimum <= maximum:
+        raise ValueError(
+            f"residual_temperature needs scale >= 0 and 0 <= minimum <= maximum, got scale={scale!r}, minimum={minimum!r}, "
+            f"maximum={maximum!r}."
+        )
+    if residual.dim() != 0:
+        raise ValueError(f"residual must be a scalar, got shape {tuple(residual.shape)}.")
+    # an accelerator is not waited for
+    if residual.device.type == "cpu" and not residual.item() >= 0:
+        raise ValueError(f"A squared residual is not negative and a number, got {residual.item()}.")
+    wanted = (scale * residual).to(temperature.dtype).clamp(minimum, maximum)
+    return moving_average(temperature, wanted.unsqueeze(0), lr)

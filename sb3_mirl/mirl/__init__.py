@@ -1,4 +1,4 @@
-from sb3_mirl.mirl.callbacks import PriorCallback
+from sb3_mirl.common.prior_callback import PriorCallback
 from sb3_mirl.mirl.mirl import MIRL
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 

@@ -1,5 +1,7 @@
-"""Replay memory for stacked frames: every frame stored once, samples identical to Stable-Baselines3's."""
+"""Replay memory for stacked frames, every frame stored once, and what any replay buffer consists of."""
 
 from sb3_mirl.replay.buffer import FrameReplayBuffer
+from sb3_mirl.replay.description import describe, rows_of
+from sb3_mirl.replay.rows import Rows
 
-__all__ = ["FrameReplayBuffer"]
+__all__ = ["FrameReplayBuffer", "Rows", "describe", "rows_of"]

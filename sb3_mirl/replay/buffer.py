@@ -1,21 +1,33 @@
 """FrameReplayBuffer: SB3's replay buffer for stacked frames, in a seventh of the memory."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_mirl.replay.layout import ChannelsOrder, FrameLayout, frame_stack_of
-from sb3_mirl.replay.pool import upload
-from sb3_mirl.replay.storage import StoredFrames
+from sb3_mirl.replay.layout import ChannelsOrder, FrameLayout, frame_stack_of, per_env
+from sb3_mirl.replay.pool import FramePool, upload
+from sb3_mirl.replay.rows import StoredRows
+from sb3_mirl.replay.stacks import StackWriter
+
+try:
+    import psutil
+except ImportError:  # optional, as in SB3
+    psutil = None
 
 
-class FrameReplayBuffer(StoredFrames):
+def _column(name: str) -> Any:
+    return property(lambda buffer: buffer.rows.columns[name])
+
+
+class FrameReplayBuffer(ReplayBuffer):
     """
     Replay buffer for stacked image observations that stores every frame once.
 
@@ -24,22 +36,28 @@ class FrameReplayBuffer(StoredFrames):
     same indices. For stacks of four 84x84 frames a transition takes 7.2 kB instead of 56.5 kB. An episode start
     takes one frame more; where these exceed 1 in 80 transitions (very short episodes) the buffer grows accordingly.
 
-    :param buffer_size: Transitions to keep, over all environments
+    :param buffer_size: transitions to keep, over all environments
     :param observation_space: 3-D ``Box`` of uint8
-    :param action_space: Action space
-    :param device: Device of the samples
-    :param n_envs: Number of parallel environments
-    :param optimize_memory_usage: Accepted and without effect: every frame is stored once anyway,
+    :param action_space: action space
+    :param device: device of the samples
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: accepted and without effect: every frame is stored once anyway,
         and terminal observations and timeouts are kept, unlike with SB3's variant
-    :param handle_timeout_termination: Mask ``dones`` that are timeouts, as in SB3
-    :param n_steps: Length of the n-step returns; for more than 1 the samples have ``discounts``
-    :param gamma: Discount factor of the n-step returns
-    :param frame_stack: Number of frames in one observation
-    :param channels_order: Axis along which frames are stacked, "first" or "last"; None: the smallest dimension, as in SB3
-    :param storage_device: Where the transitions are kept. On "cuda" the indices are drawn there too (by torch's
+    :param handle_timeout_termination: mask ``dones`` that are timeouts, as in SB3
+    :param n_steps: length of the n-step returns; for more than 1 the samples have ``discounts``
+    :param gamma: discount factor of the n-step returns
+    :param frame_stack: number of frames in one observation
+    :param channels_order: axis along which frames are stacked, "first" or "last"; None: the smallest dimension, as in SB3
+    :param storage_device: where the transitions are kept. On "cuda" the indices are drawn there too (by torch's
         generator), and neither adding nor sampling makes the host wait. Without a GPU it falls back to "cpu"
     :raises ValueError: if the observation space cannot hold stacks of ``frame_stack`` frames, or ``n_steps`` < 1
     """
+
+    # tensors on the storage device, where SB3 has arrays
+    actions: th.Tensor = _column("actions")  # type: ignore[assignment]  # (C, N, action_dim)
+    rewards: th.Tensor = _column("rewards")  # type: ignore[assignment]  # (C, N)
+    dones: th.Tensor = _column("dones")  # type: ignore[assignment]  # (C, N)
+    timeouts: th.Tensor = _column("timeouts")  # type: ignore[assignment]  # (C, N)
 
     def __init__(
         self,
@@ -59,30 +77,54 @@ class FrameReplayBuffer(StoredFrames):
         if n_steps < 1:
             raise ValueError(f"`n_steps` must be at least 1, not {n_steps}")
         self.layout = FrameLayout.of(observation_space, frame_stack, channels_order)
-        # not ReplayBuffer's __init__, which would allocate both observations of every transition
-        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        # SB3's constructors are not called: they would allocate both observations of every transition
         self.buffer_size = max(buffer_size // n_envs, 1)
-        self.optimize_memory_usage = False
-        self.handle_timeout_termination = handle_timeout_termination
-        self.n_steps = n_steps
-        self.gamma = gamma
+        self.observation_space, self.action_space = observation_space, action_space
+        self.obs_shape, self.action_dim = self.layout.shape, get_action_dim(action_space)
+        self.device, self.n_envs = get_device(device), n_envs
+        self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
+        self.n_steps, self.gamma = n_steps, gamma
         self.storage_device = get_device(storage_device)
-        # numpy's powers, as in SB3: torch's may differ in the last bit
-        self._discounts = th.from_numpy(gamma ** np.arange(n_steps + 1, dtype=np.float32)).to(self.storage_device)
-        self._allocate()
+        # one frame per row, those of K earlier rows, an episode start in every 80 rows and one in each environment
+        n_frames = self.buffer_size + self.buffer_size // 80 + 3 * frame_stack
+        pool = FramePool(n_frames, n_envs, self.layout.frame_words, self.layout.word, self.storage_device)
+        self._allocate(StackWriter(pool, self.buffer_size, n_envs, frame_stack, self.layout.frame_words))
         self._warn_if_too_large()
 
-    @staticmethod
-    def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int | None:
-        """
-        Whether this buffer suits an environment, and with which ``frame_stack``.
+    def _allocate(self, writer: StackWriter) -> None:
+        slot, number = ((), np.int32), ((), np.float32)
+        action = ((self.action_dim,), self._maybe_cast_dtype(self.action_space.dtype))
+        columns = {"_newest": slot, "_next_newest": slot, "actions": action}
+        columns |= {"rewards": number, "dones": number, "timeouts": number}
+        self.rows = StoredRows((self.buffer_size, self.n_envs), writer, columns)
+        # numpy's powers, as in SB3: torch's may differ in the last bit
+        discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
+        self._discounts = th.from_numpy(discounts).to(self.storage_device)
 
-        :param env: The vector environment: SB3's ``VecFrameStack``, one with an integer attribute ``frame_stack``, or one
-            whose sub-environments have gymnasium's ``FrameStackObservation``, below any of SB3's transparent wrappers
-        :param observation_space: The agent's observation space
-        :return: Frames per observation, or None if its observations are not known to be stacked uint8 images
-        """
-        return frame_stack_of(env, observation_space)
+    def _warn_if_too_large(self) -> None:
+        available = np.inf if psutil is None or self.storage_device.type != "cpu" else psutil.virtual_memory().available
+        if self.nbytes > available:
+            warnings.warn(
+                "This system does not have apparently enough memory to store the complete "
+                f"replay buffer {self.nbytes / 1e9:.2f}GB > {available / 1e9:.2f}GB"
+            )
+
+    @property
+    def pos(self) -> int:  # type: ignore[override]
+        """Row of the next transition."""
+        return self.rows.n_added % self.buffer_size
+
+    @property
+    def full(self) -> bool:  # type: ignore[override]
+        """Whether the next transition takes the place of another one."""
+        return self.rows.n_added >= self.buffer_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated. In host memory, pages are only used once something is stored in them."""
+        return self.rows.nbytes
+
+    frame_stack_of = staticmethod(frame_stack_of)
 
     def add(
         self,
@@ -96,45 +138,48 @@ class FrameReplayBuffer(StoredFrames):
         """
         Store one transition of every environment.
 
+        A single environment's may come without the first axis.
+
         :param obs: (N, \\*obs_shape) uint8
         :param next_obs: (N, \\*obs_shape) uint8, the terminal observation where an episode ended
-        :param action: (N, action_dim) or (N,)
+        :param action: (N, action_dim), or (N, \\*action_shape)
         :param reward: (N,)
         :param done: (N,)
-        :param infos: One dictionary per environment; "TimeLimit.truncated" marks timeouts
-        :raises ValueError: if the observations have another shape or are not stacked frames
+        :param infos: one dictionary per environment; "TimeLimit.truncated" marks timeouts
+        :raises ValueError: if any of them, or a terminal observation in ``infos``, has another shape, or if the observations
+            are not stacked frames; nothing has been stored then
         """
-        dones = np.asarray(done, dtype=np.float32).reshape(self.n_envs)
-        timeouts = np.zeros(self.n_envs, dtype=np.float32)
+        n = self.n_envs
+        stacks, next_stacks = self.layout.split(obs, n), self.layout.split(next_obs, n, "next observations")
+        actions = per_env("actions", action, n, self.action_space.shape or (), (self.action_dim,))
+        dones = per_env("dones", done, n, ()).astype(np.float32).reshape(n)
+        timeouts = np.zeros(n, dtype=np.float32)
+        if len(infos) != n:
+            raise ValueError(f"expected infos of {n} environments, got {len(infos)}")
         if self.handle_timeout_termination:
             timeouts[:] = [info.get("TimeLimit.truncated", False) for info in infos]
-        actions = np.ascontiguousarray(action, dtype=self._maybe_cast_dtype(self.action_space.dtype))
-        newest, next_newest = self._writer.add(
-            self.layout.split(obs, self.n_envs), self.layout.split(next_obs, self.n_envs), dones != 0
-        )
-        row = {
-            "_newest": newest,
-            "_next_newest": next_newest,
-            "actions": actions.reshape(self.n_envs, self.action_dim),
-            "rewards": np.asarray(reward, dtype=np.float32).reshape(self.n_envs),
+        for i in dones.nonzero()[0]:
+            terminal = infos[i].get("terminal_observation")
+            if terminal is not None and (shape := np.shape(terminal)) != self.layout.shape:
+                raise ValueError(
+                    f"expected terminal observations of shape {self.layout.shape}, got {shape}{self.layout.hint(shape)}"
+                )
+        action_dtype = self._maybe_cast_dtype(self.action_space.dtype)
+        columns = {
+            "actions": np.ascontiguousarray(actions, dtype=action_dtype).reshape(n, self.action_dim),
+            "rewards": per_env("rewards", reward, n, ()).astype(np.float32).reshape(n),
             "dones": dones,
             "timeouts": timeouts,
         }
-        values = upload(list(row.values()), self.storage_device, pack=not self._writer.pool.host_sync_is_free)
-        for name, value in zip(row, values, strict=True):
-            getattr(self, name)[self.pos] = value
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full = True
-            self.pos = 0
+        self.rows.add(stacks, next_stacks, dones != 0, columns)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
         Draw transitions uniformly, with replacement.
 
-        :param batch_size: Number of transitions B
-        :param env: Normalises observations and rewards, if given
-        :return: Tensors on ``device``: observations (B, \\*obs_shape) uint8, actions (B, action_dim), next observations,
+        :param batch_size: number of transitions B
+        :param env: normalises observations and rewards, if given
+        :return: tensors on ``device``: observations (B, \\*obs_shape) uint8, actions (B, action_dim), next observations,
             dones (B, 1), rewards (B, 1), and for ``n_steps`` > 1 discounts (B, 1)
         :raises ValueError: if nothing has been stored yet
         """
@@ -142,18 +187,18 @@ class FrameReplayBuffer(StoredFrames):
 
     def sample_batches(self, n_batches: int, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
-        The transitions that ``n_batches`` calls of :meth:`sample` in a row would draw, gathered at once.
+        Draw the transitions that ``n_batches`` calls of :meth:`sample` in a row would draw, all at once.
 
-        :param n_batches: Number of minibatches M
-        :param batch_size: Transitions per minibatch B
-        :param env: Normalises observations and rewards, if given
-        :return: As :meth:`sample`, with M * B transitions, one minibatch after the other
-        :raises ValueError: if nothing has been stored yet
+        :param n_batches: number of minibatches M
+        :param batch_size: transitions per minibatch B
+        :param env: normalises observations and rewards, if given
+        :return: as :meth:`sample`, with M * B transitions, one minibatch after the other
+        :raises ValueError: if nothing has been stored yet, or if ``env`` normalises observations of another shape
         """
         size = self.size()
         if size == 0:
             raise ValueError("cannot sample from an empty replay buffer: add transitions first")
-        if self._writer.pool.host_sync_is_free:
+        if self.rows.writer.pool.host_sync_is_free:
             draws = [
                 (np.random.randint(0, size, size=batch_size), np.random.randint(0, high=self.n_envs, size=(batch_size,)))
                 for _ in range(n_batches)
@@ -170,17 +215,22 @@ class FrameReplayBuffer(StoredFrames):
         return self._gather(rows, env_indices, env)
 
     def _gather(self, rows: th.Tensor, envs: th.Tensor, env: VecNormalize | None) -> ReplayBufferSamples:
-        """The transitions at ``rows`` (B,) of environments ``envs`` (B,)."""
+        """Return the transitions at ``rows`` (B,) of environments ``envs`` (B,)."""
+        if env is not None and env.norm_obs and env.observation_space.shape != self.layout.shape:
+            raise ValueError(
+                f"`env` normalises observations of shape {env.observation_space.shape}, but those stored have shape "
+                f"{self.layout.shape}: pass the VecNormalize of the environment that filled this buffer"
+            )
         first = rows * self.n_envs + envs  # index into (C * N)
         if self.n_steps > 1:
             last, rewards, discounts = self._n_step_returns(rows, envs, env)
         else:
             last, discounts = first, None
             rewards = self._normalized_reward(self.rewards.take(first), env)
-        newest = th.cat([self._newest.take(first), self._next_newest.take(last)])
+        newest = th.cat([self.rows.columns["_newest"].take(first), self.rows.columns["_next_newest"].take(last)])
         pin_memory = self.storage_device.type == "cpu" and self.device.type == "cuda"
         # one gather for both, and they share no memory
-        stacks = self.layout.join(self._writer.pool.stacks(newest, self.layout.frame_stack, pin_memory))
+        stacks = self.layout.join(self.rows.writer.pool.stacks(newest, self.layout.frame_stack, pin_memory))
         obs, next_obs = (self._normalized_obs(half, env) for half in stacks.chunk(2))
         dones = self.dones.take(last) * (1 - self.timeouts.take(last))
         return ReplayBufferSamples(
@@ -195,7 +245,7 @@ class FrameReplayBuffer(StoredFrames):
     def _n_step_returns(
         self, rows: th.Tensor, envs: th.Tensor, env: VecNormalize | None
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Index of the last transition of each return, the return, and the discount after it, (B,) each."""
+        """Return the index of the last transition of each return, the return, and the discount after it, (B,) each."""
         steps = th.arange(self.n_steps, device=self.storage_device)
         row_seq = (rows[:, None] + steps) % self.buffer_size  # (B, n)
         index = row_seq * self.n_envs + envs[:, None]
@@ -223,21 +273,34 @@ class FrameReplayBuffer(StoredFrames):
 
     def reset(self) -> None:
         """Remove every transition."""
-        super().reset()
-        self._writer.reset()
+        self.rows.writer.reset()
 
     def truncate_last_trajectory(self) -> None:
         """
-        Mark the newest transition of every environment as truncated, unless it is an episode's end: n-step returns stop
-        there. For an environment that is going to be reset before the next transition is added.
+        Mark the newest transition of every environment as truncated, unless it ends an episode: n-step returns stop
+        there. To be called before the environments are reset.
         """
         if self.size() > 0:
             newest = (self.pos - 1) % self.buffer_size
             self.timeouts[newest] = th.maximum(self.timeouts[newest], (self.dones[newest] == 0).float())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # flat, as in release 0.1.0
+        columns = {name: column[: self.size()].cpu().numpy() for name, column in self.rows.columns.items()}
+        state = {**vars(self), **columns, "_writer": self.rows.writer}
+        return {name: value for name, value in state.items() if name not in ("rows", "_discounts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        writer = state.pop("_writer")
+        vars(self).update({name: value for name, value in state.items() if name not in ("pos", "full")})
+        self.storage_device = writer.pool.device
+        self._allocate(writer)
+        for name, column in self.rows.columns.items():
+            column[: self.size()] = th.from_numpy(vars(self).pop(name))
+
 
 def _sum_of_steps(terms: th.Tensor) -> th.Tensor:
-    """(B, n) -> (B,). On the host by numpy, whose order of summation SB3's results have."""
+    """Return sums (B, n) -> (B,): on the host by numpy, whose order of summation SB3's results have."""
     if terms.device.type == "cpu":
         return th.from_numpy(terms.numpy().sum(axis=1))
     return terms.sum(dim=1)

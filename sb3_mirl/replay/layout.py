@@ -1,8 +1,8 @@
-"""How an image observation is cut into the frames it is stacked from, and which environments stack frames."""
+"""How a stacked image is cut into its frames, and which environments stack frames."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,18 +22,18 @@ from stable_baselines3.common.vec_env import (
 
 ChannelsOrder = Literal["first", "last"]
 
-# Wrappers known to hand on the stacks they receive (VecNormalize keeps the original ones for the replay buffer)
+# Wrappers known to pass on the stacks they receive (VecNormalize keeps the original ones for the replay buffer)
 TRANSPARENT_WRAPPERS = (VecTransposeImage, VecMonitor, VecNormalize, VecCheckNan, VecVideoRecorder)
 
 
 @dataclass(frozen=True)
 class FrameLayout:
     """
-    Shape of a stacked observation.
+    Describe the shape of a stacked observation.
 
-    :param frame_stack: Number of frames K in one observation, oldest first
-    :param shape: Shape of one observation, (K * C, H, W) or (H, W, K * C)
-    :param channels_first: Whether the frames are stacked along the first axis (else along the last)
+    :param frame_stack: number of frames K in one observation, oldest first
+    :param shape: shape of one observation, (K * C, H, W) or (H, W, K * C)
+    :param channels_first: whether the frames are stacked along the first axis (else along the last)
     """
 
     frame_stack: int
@@ -43,11 +43,13 @@ class FrameLayout:
     @classmethod
     def of(cls, space: spaces.Space, frame_stack: int, channels_order: ChannelsOrder | None = None) -> "FrameLayout":
         """
-        :param space: Observation space, a 3-D uint8 ``Box``
-        :param frame_stack: Number of frames in one observation
-        :param channels_order: Stacking axis, "first" or "last"; None: the smallest dimension, as in SB3
-        :return: The layout
-        :raises ValueError: where observations of this space cannot be stacks of that many frames
+        Find the layout of an observation space.
+
+        :param space: observation space, a 3-D uint8 ``Box``
+        :param frame_stack: number of frames in one observation
+        :param channels_order: stacking axis, "first" or "last"; None: the smallest dimension, as in SB3
+        :return: the layout
+        :raises ValueError: if observations of this space cannot be stacks of that many frames
         """
         advice = "use stable_baselines3's ReplayBuffer, or pass the right `frame_stack` and `channels_order`"
         if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
@@ -78,23 +80,46 @@ class FrameLayout:
         """Size of one frame in words."""
         return self.frame_bytes // np.dtype(self.word).itemsize
 
-    def split(self, observations: np.ndarray, n_envs: int) -> np.ndarray:
+    def split(self, observations: np.ndarray, n_envs: int, name: str = "observations") -> np.ndarray:
         """
         Cut observations into frames.
 
-        :param observations: (n_envs, \\*shape), uint8
-        :param n_envs: Number of environments N
+        :param observations: (N, \\*shape), uint8 or whole numbers that fit into it; without the first axis if N is 1
+        :param n_envs: number of environments N
+        :param name: what errors call them
         :return: (N, K, words), oldest frame first; a view where the memory order allows it
-        :raises ValueError: for any other number of values
+        :raises ValueError: if they have another shape, or values that uint8 cannot hold
         """
-        array = np.asarray(observations, dtype=np.uint8)
-        if array.size != n_envs * math.prod(self.shape):
-            raise ValueError(f"expected observations of shape {(n_envs, *self.shape)}, got {np.shape(observations)}")
+        try:
+            array = per_env(name, observations, n_envs, self.shape)
+        except ValueError as error:
+            raise ValueError(f"{error}{self.hint(np.shape(observations))}") from None
+        if array.dtype != np.uint8:
+            given, array = array, array.astype(np.uint8)
+            if not np.array_equal(array, given):
+                raise ValueError(
+                    f"expected {name} of dtype uint8, got {given.dtype} with values from {given.min():g} to {given.max():g}: "
+                    "leave images unscaled, the policy scales them"
+                )
         if not self.channels_first:
             height, width, channels = self.shape
             array = array.reshape(n_envs, height, width, self.frame_stack, channels // self.frame_stack)
             array = array.transpose(0, 3, 1, 2, 4)  # (N, K, H, W, C)
         return np.ascontiguousarray(array).reshape(n_envs, self.frame_stack, -1).view(self.word)
+
+    def hint(self, shape: tuple[int, ...]) -> str:
+        """
+        Return the usual cause of a wrong shape, to end an error with.
+
+        :param shape: the wrong shape
+        :return: ": <cause>", or nothing
+        """
+        if self.channels_first and shape[-3:] == (*self.shape[1:], self.shape[0]):
+            return (
+                ": a wrapper between the frame stack and the agent keeps the images as they were before SB3 transposed them. "
+                "Transpose them below it, for example VecNormalize(VecTransposeImage(env), norm_obs=False)"
+            )
+        return ""
 
     def join(self, frames: th.Tensor) -> th.Tensor:
         """
@@ -111,17 +136,35 @@ class FrameLayout:
         return pixels.permute(0, 2, 3, 1, 4).reshape(-1, *self.shape)
 
 
+def per_env(name: str, values: Any, n_envs: int, *shapes: tuple[int, ...]) -> np.ndarray:
+    """
+    Return one value for each environment as an array, and refuse what only has the right size.
+
+    :param name: what the error calls the values
+    :param values: (N, \\*shape) for one of the shapes; the first axis may be missing if N is 1
+    :param n_envs: number of environments N
+    :param shapes: shapes of one value
+    :return: the values, as given
+    :raises ValueError: if they have another shape
+    """
+    array = np.asarray(values)
+    for shape in shapes:
+        if array.shape == (n_envs, *shape) or (n_envs == 1 and array.shape == shape):
+            return array
+    raise ValueError(f"expected {name} of shape {(n_envs, *shapes[0])}, got {array.shape}")
+
+
 def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int | None:
     """
-    Number of frames of which the observations of an environment are stacks.
+    Return the number of frames of which the observations of an environment are stacks.
 
     Known are SB3's ``VecFrameStack``, a vector environment with an integer attribute ``frame_stack``, and
     gymnasium's ``FrameStackObservation`` around every sub-environment, below any of SB3's wrappers that
-    hand observations on. Wrappers of other makes may change single frames, so under them the answer is None.
+    pass observations on. Other wrappers may change single frames, so below them the answer is None.
 
-    :param env: The vector environment
-    :param observation_space: The observation space of the agent, after image transposition
-    :return: Frames per observation, or None if the observations are not known to be
+    :param env: the vector environment
+    :param observation_space: the observation space of the agent, after image transposition
+    :return: frames per observation, or None if the observations are not known to be
         uint8 images stacked along their channel axis
     """
     if env is None or not is_image_space(observation_space):

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import torch as th
 
-# Frame 0 is black and links to itself: the padding of every stack that a reset has left incomplete
-BLACK = 0
+# Slot of a black frame that links to itself: the padding of every stack that a reset has left incomplete
+PADDING = 0
 
 _BLOCK = 4096  # frames per pickled array: bounds what is copied at once
 
 
 def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
     """
-    Zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
+    Return zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
 
-    :param shape: Shape of the tensor
-    :param dtype: A numpy dtype
-    :param device: Where to allocate
-    :return: The tensor
+    :param shape: shape of the tensor
+    :param dtype: a numpy dtype
+    :param device: where to allocate
+    :return: the tensor
     """
     if device.type == "cpu":
         return th.from_numpy(np.zeros(shape, dtype=dtype))
@@ -28,12 +28,12 @@ def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
 
 def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[th.Tensor]:
     """
-    Tensors with the contents of some arrays.
+    Return tensors with the contents of some arrays.
 
-    :param arrays: Contiguous arrays of any shapes and dtypes
-    :param device: Where to
-    :param pack: Send everything in one asynchronous copy out of pinned memory, otherwise array by array
-    :return: One tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
+    :param arrays: contiguous arrays of any shapes and dtypes
+    :param device: device of the tensors
+    :param pack: send everything in one asynchronous copy out of pinned memory, otherwise array by array
+    :return: one tensor for each array; without ``pack``, on the CPU, they share the arrays' memory
     """
     if not pack:
         return [th.from_numpy(array) if device.type == "cpu" else th.from_numpy(array).to(device) for array in arrays]
@@ -54,18 +54,18 @@ def upload(arrays: Sequence[np.ndarray], device: th.device, pack: bool) -> list[
 
 class FramePool:
     """
-    Frames are taken from a ring in the order of time and given back in the same order.
+    Hold frames in a ring: slots are taken in the order of time and given back in the same order.
     A stack of K frames is named by the slot of its newest frame; the others are found by following the links.
 
     ``_order`` lists the slots in the order in which they are taken: one of every stream in turn, each stream
     in its own region, so that the frames of a stack lie side by side. When the ring is full it grows:
     ``extra`` is a second block of memory, so that the first, gigabytes large, is never copied.
 
-    :param n_frames: Frames to allocate for each stream
-    :param n_streams: Number of streams (environments)
-    :param frame_words: Words per frame
+    :param n_frames: frames to allocate for each stream
+    :param n_streams: number of streams (environments)
+    :param frame_words: words per frame
     :param word: dtype of a word
-    :param device: Where the frames live
+    :param device: where the frames live
     """
 
     frames: th.Tensor  # (P, words)
@@ -103,7 +103,9 @@ class FramePool:
 
     def take(self, n: int) -> np.ndarray:
         """
-        :param n: Number of frames
+        Take slots for new frames.
+
+        :param n: number of frames
         :return: (n,) int64, their slots
         """
         if self._live + n > len(self._order):
@@ -116,7 +118,9 @@ class FramePool:
 
     def give_back(self, n: int) -> None:
         """
-        :param n: Number of frames, those taken longest ago
+        Give back the slots that were taken longest ago.
+
+        :param n: number of frames
         """
         self._live -= n
 
@@ -131,6 +135,8 @@ class FramePool:
 
     def write(self, slots: np.ndarray, frames: np.ndarray, previous: np.ndarray) -> None:
         """
+        Write frames and their links.
+
         :param slots: (n,) int64, where to write
         :param frames: (n, words), contiguous
         :param previous: (n,) int32, the slot of the frame before each
@@ -148,9 +154,11 @@ class FramePool:
 
     def stacks(self, newest: th.Tensor, depth: int, pin_memory: bool = False) -> th.Tensor:
         """
+        Gather stacks.
+
         :param newest: (B,) int32, slots of the newest frames
-        :param depth: Frames per stack, K
-        :param pin_memory: Put the result into page-locked host memory
+        :param depth: frames per stack, K
+        :param pin_memory: put the result into page-locked host memory
         :return: (B, K, words), oldest frame first
         """
         chain = [newest]
@@ -178,9 +186,11 @@ class FramePool:
 
     def read(self, back: int, n: int) -> dict[str, np.ndarray]:
         """
-        :param back: Where to start: frames taken from there on, all of them live
-        :param n: Number of frames
-        :return: Their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
+        Return frames in the order in which their slots were taken.
+
+        :param back: how many of the newest slots to go back to the first; all of them are live
+        :param n: number of frames
+        :return: their ``slots`` (n,), ``frames`` (n, words) and ``previous`` slots (n,)
         """
         slots = self._order[(self._head - back + np.arange(n)) % len(self._order)]
         index = th.from_numpy(slots).to(self.device)
@@ -192,16 +202,16 @@ class FramePool:
         }
 
     def get_position(self) -> dict[str, Any]:
-        """Everything but the frames and their links."""
+        """Return everything but the frames and their links."""
         grown = self.extra is not None
         counters = {"head": self._head, "live": self._live, "used": self._used}
         return {**counters, "order": self._order if grown else None, "n_slots": len(self.previous)}
 
     def set_position(self, position: dict[str, Any]) -> None:
         """
-        Give back every frame, and go on where another pool was; what that one held is to be written.
+        Give back every frame and continue where another pool was, whose frames are to be written next.
 
-        :param position: From :meth:`get_position` of a pool of the same size
+        :param position: from :meth:`get_position` of a pool of the same size
         """
         self.reset()
         if position["order"] is not None:
@@ -212,7 +222,7 @@ class FramePool:
         self._head, self._live, self._used = position["head"], position["live"], position["used"]
 
     def _used_blocks(self) -> list[th.Tensor]:
-        """What has been written of each stream's region of ``frames``, as small views."""
+        """Return what has been written of each stream's region of ``frames``, as small views."""
         per_stream = -(-self._used // self.n_streams)
         regions = self.frames[1:].view(self.n_streams, -1, self.frames.shape[1])
         return [block for region in regions for block in region[:per_stream].split(_BLOCK)]

@@ -8,14 +8,14 @@ from typing import Any
 import torch as th
 
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
-from sb3_mirl.soft_dqn.update import Sampler, Samples, UpdateRule, updates_on
+from sb3_mirl.soft_dqn.update import AT_ONCE, Sampler, Samples, UpdateRule, fast_updates, updates_on
 
 WARM_UP = 3  # runs before the capture, in which kernels are chosen and the optimiser makes its state
 
 
 class CapturedUpdates:
     """
-    :func:`~sb3_mirl.soft_dqn.update.all_at_once`, captured for a number of updates and a batch size at its first call
+    :func:`~sb3_mirl.soft_dqn.update.fast_updates`, captured for a number of updates and a batch size at its first call
     and replayed from then on. Beta, prior, learning rate and optimiser state are tensors that the graph reads and
     writes where they are. Whatever makes the graph stale (loaded parameters, another batch size) captures it anew.
 
@@ -30,7 +30,9 @@ class CapturedUpdates:
         self._losses: th.Tensor
 
     def __call__(self, policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
-        """As :func:`~sb3_mirl.soft_dqn.update.all_at_once`."""
+        """As :func:`~sb3_mirl.soft_dqn.update.fast_updates`."""
+        if n > AT_ONCE:
+            return fast_updates(policy, sample, rule, n, batch_size)
         data = sample(n, batch_size)
         key = (rule, n, batch_size, *(tensor.data_ptr() for tensor in _state(policy)))
         if key != self._key:

@@ -1,9 +1,13 @@
-"""DQN's network, as fast as the CPU's kernels allow."""
+"""DQN's network: SB3's for everybody who looks at it, and faster while gradients are computed."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.preprocessing import is_image_space
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
@@ -17,63 +21,90 @@ FEW = 4
 
 class SoftQNetwork(QNetwork):
     """
-    SB3's ``QNetwork``: images are cast once, to the type in which the network computes, and scaled where they lie. SB3
-    makes a second array of floats, and autocast a third. Same results to the last bit, but for :meth:`suit_cpu`.
+    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. It acts as the policy does that holds it; a
+    network that was saved and loaded alone has no prior, and acts by argmax_a Q(s, a).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._scales_images = self.normalize_images and is_image_space(self.observation_space)
-        self._images_layout = th.contiguous_format
-
-    def suit_cpu(self, bfloat16: bool) -> None:
-        """
-        Lays out the convolutions' weights, and the images, as the CPU's kernels want them, lets ReLUs work in place, and
-        large linear layers compute their products in :class:`TransposedLinear`'s order. Up to rounding, values are the same.
-
-        :param bfloat16: whether the network computes in bfloat16: the gradient of its first convolution is twice as fast in
-            the images' own layout
-        """
-        kernels = [p for p in self.parameters() if p.dim() == 4]
-        for kernel in kernels[1:] if bfloat16 else kernels:
-            kernel.data = kernel.data.contiguous(memory_format=th.channels_last)
-        self._images_layout = th.channels_last if kernels and not bfloat16 else th.contiguous_format
-        if not bfloat16:
-            _transpose_large_products(self)
-        if type(self.features_extractor) is NatureCNN:
-            for relu in (layer for layer in self.features_extractor.cnn if isinstance(layer, nn.ReLU)):
-                relu.inplace = True
+        space = self.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        # looked up once: SB3 looks into the arrays of the space at every call
+        self.holder: list[Any] = []  # the policy, in a list that hides it from PyTorch: it is not a part of the network
+        self._images = {key for key, part in parts.items() if self.normalize_images and is_image_space(part)}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """As in SB3."""
-        if not self._scales_images or not isinstance(obs, th.Tensor):
-            return super().extract_features(obs, features_extractor)
-        return features_extractor(self._as_floats(obs).div_(255.0))
+        space = self.observation_space
+        if isinstance(obs, dict) and isinstance(space, spaces.Dict):
+            parts = {key: self._preprocess(key, value, space[key]) for key, value in obs.items()}
+            return features_extractor(parts)
+        return features_extractor(self._preprocess("", obs, space))
 
-    def _as_floats(self, images: th.Tensor) -> th.Tensor:
-        dtype, layout = _computes_in(images.device.type), self._images_layout
-        if images.dim() != 4:
-            return images.to(dtype, copy=True)
-        if layout is th.contiguous_format or images.shape[1] > FEW:
-            # the layout is cheapest to change while they are uint8
-            return images.contiguous(memory_format=layout).to(dtype, copy=True)
-        floats = th.empty(images.shape, dtype=dtype, device=images.device, memory_format=layout)
-        for channel in range(images.shape[1]):
-            floats[:, channel] = images[:, channel]
-        return floats
+    def _preprocess(self, key: str, obs: Any, space: spaces.Space[Any]) -> Any:
+        return obs.float() / 255.0 if key in self._images else preprocess_obs(obs, space, normalize_images=False)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an observation is one image, which is scaled."""
+        return "" in self._images
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        q = self(observation)
+        return self.holder[0].greedy_actions(q) if self.holder else q.argmax(-1)
 
 
-class TransposedLinear(nn.Linear):
+@contextmanager
+def optimized(networks: Iterable[nn.Module], bfloat16: bool) -> Iterator[None]:
     """
-    ``nn.Linear`` by the transposed products, y' = W x' and dL/dx' = W' (dL/dy)', which MKL computes faster where minibatches
-    are as small as DQN's. Same results up to rounding.
-    """
+    A block in which networks compute faster, with the same results up to rounding: images are cast once and in the layout
+    that convolutions want, and on the CPU large linear layers compute transposed products (:func:`transposed_linear`) and
+    NatureCNN's ReLUs work in place. Outside of the block nothing of it is to be seen. Networks that somebody watches by
+    hooks, and those of other classes, stay as they are.
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """As in ``nn.Linear``."""
-        if x.dim() != 2:
-            return super().forward(x)
-        return _TransposedProducts.apply(x, self.weight, self.bias)
+    :param networks: networks of :class:`SoftQPolicy`
+    :param bfloat16: whether they compute in bfloat16
+    """
+    changed: list[nn.Module] = []
+    relus: list[nn.ReLU] = []
+    for network in networks:
+        if not isinstance(network, SoftQNetwork) or _is_watched(network):
+            continue
+        on_cpu = network.device.type == "cpu"
+        if network.takes_images:
+            layout = th.channels_last if on_cpu and not bfloat16 and _convolves(network) else th.contiguous_format
+            _replace(network, "extract_features", partial(_extract_from_images, layout=layout))
+            changed.append(network)
+        if on_cpu and not bfloat16:
+            for layer in _large_linear_layers(network):
+                _replace(layer, "forward", partial(transposed_linear, layer))
+                changed.append(layer)
+        if on_cpu and type(network.features_extractor) is NatureCNN:
+            relus += [layer for layer in network.features_extractor.cnn if isinstance(layer, nn.ReLU) and not layer.inplace]
+    try:
+        for relu in relus:
+            relu.inplace = True
+        yield
+    finally:
+        for relu in relus:
+            relu.inplace = False
+        for module in changed:
+            for name in ("extract_features", "forward"):
+                vars(module).pop(name, None)
+
+
+def transposed_linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:
+    """
+    Compute ``layer(x)`` by the transposed products, y' = W x' and dL/dx' = W' (dL/dy)', which MKL computes faster where
+    minibatches are as small as DQN's. The result is the same up to rounding.
+
+    :param layer: with a bias
+    :param x: (B, I)
+    :return: (B, O)
+    """
+    if x.dim() != 2:
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    return _TransposedProducts.apply(x, layer.weight, layer.bias)
 
 
 class _TransposedProducts(th.autograd.Function):
@@ -90,11 +121,48 @@ class _TransposedProducts(th.autograd.Function):
         return grad_x, th.mm(grad.t(), x), grad.sum(0)
 
 
-def _transpose_large_products(network: nn.Module) -> None:
-    for layer in network.modules():
-        if type(layer) is nn.Linear and layer.bias is not None and layer.weight.numel() >= LARGE:
-            layer.__class__ = TransposedLinear
+def _extract_from_images(obs: PyTorchObs, features_extractor: BaseFeaturesExtractor, layout: th.memory_format) -> th.Tensor:
+    """
+    As ``BaseModel.extract_features`` for images, which are cast once, to the type in which the network computes, and scaled
+    where they lie. SB3 makes a second array of floats, and autocast a third.
+    """
+    assert isinstance(obs, th.Tensor)
+    return features_extractor(_as_floats(obs, layout).div_(255.0))
+
+
+def _as_floats(images: th.Tensor, layout: th.memory_format) -> th.Tensor:
+    dtype = _computes_in(images.device.type)
+    if images.dim() != 4:
+        return images.to(dtype, copy=True)
+    if layout is th.contiguous_format or images.shape[1] > FEW:
+        # the layout is cheapest to change while they are uint8
+        return images.contiguous(memory_format=layout).to(dtype, copy=True)
+    floats = th.empty(images.shape, dtype=dtype, device=images.device, memory_format=layout)
+    for channel in range(images.shape[1]):
+        floats[:, channel] = images[:, channel]
+    return floats
 
 
 def _computes_in(device_type: str) -> th.dtype:
     return th.get_autocast_dtype(device_type) if th.is_autocast_enabled(device_type) else th.float32
+
+
+def _replace(module: nn.Module, name: str, function: Any) -> None:
+    # in the instance's own dictionary, before the class's method
+    vars(module)[name] = function
+
+
+def _convolves(network: nn.Module) -> bool:
+    return any(parameter.dim() == 4 for parameter in network.parameters())
+
+
+def _large_linear_layers(network: nn.Module) -> list[nn.Linear]:
+    linear = [layer for layer in network.modules() if type(layer) is nn.Linear]
+    return [layer for layer in linear if layer.bias is not None and layer.weight.numel() >= LARGE]
+
+
+def _is_watched(network: nn.Module) -> bool:
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in network.modules()
+    )

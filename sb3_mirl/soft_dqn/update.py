@@ -12,11 +12,14 @@ from torch.nn import functional as F
 
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn.policies import SoftQPolicy
+from sb3_mirl.soft_dqn.policies import SoftQPolicy, leaves_out_bad_steps
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
 CPU_ROWS = 256
 """Observations that the CPU gives to the target network at once: more of them leave its caches."""
+
+AT_ONCE = 64
+"""Minibatches that are drawn together: of stacks of images each takes 2 MB."""
 
 Sampler = Callable[[int, int], Samples]
 """(number of minibatches, transitions in each) -> all their transitions, one minibatch after the other"""
@@ -44,9 +47,9 @@ class UpdateRule(NamedTuple):
     bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
 
 
-def one_by_one(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
+def eager_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
     """
-    n updates as SB3 does them: sample, evaluate the target network, step, and again.
+    Make n updates as SB3 does: sample, evaluate the target network, step, and again.
 
     Beta, like the prior and the target network, is the same for all of them; it follows their losses afterwards.
 
@@ -62,25 +65,35 @@ def one_by_one(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, b
     return follow_losses(policy, th.stack(losses), rule)
 
 
-def all_at_once(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
+def fast_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
     """
-    The updates of :func:`one_by_one` with all n minibatches drawn, and their targets computed, together: the same
-    results up to the rounding of a larger matrix product.
+    Make the updates of :func:`eager_updates`, with up to :data:`AT_ONCE` minibatches drawn, and their targets computed,
+    together: the same results up to the rounding of a larger matrix product.
     """
-    return updates_on(policy, sample(n, batch_size), rule, n)
+    sizes = [min(AT_ONCE, n - first) for first in range(0, n, AT_ONCE)]
+    losses = [_losses_on(policy, sample(size, batch_size), rule, size) for size in sizes]
+    return follow_losses(policy, th.cat(losses), rule)
 
 
 def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
-    """As :func:`all_at_once`, on n minibatches one after the other in ``data``."""
+    """Make the updates of :func:`fast_updates` on n minibatches, one after the other in ``data``."""
+    return follow_losses(policy, _losses_on(policy, data, rule, n), rule)
+
+
+def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
     batches = split(make_batch(policy, data, rule), n)
-    return follow_losses(policy, th.stack([gradient_update(policy, batch, rule) for batch in batches]), rule)
+    return th.stack([gradient_update(policy, batch, rule) for batch in batches])
 
 
 @th.no_grad()
 def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
     """
-    Transitions as the replay buffer gives them, with their targets.
+    Compute the targets of transitions, Eq. (12).
 
+    :param policy: with the target network; not changed
+    :param data: transitions as the replay buffer gives them
+    :param rule: constants of the updates
+    :return: the transitions with their targets
     :raises ValueError: on the CPU, for a target that is not finite
     """
     discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
@@ -100,6 +113,8 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
 
 def split(batch: Columns, n: int) -> list[Columns]:
     """
+    Divide transitions into minibatches.
+
     :param batch: columns of transitions, each a tensor, a dictionary of tensors or None
     :param n: number of parts
     :return: n batches of equal size, in order
@@ -116,14 +131,14 @@ def _rows(column: Any, rows: slice) -> Any:
 
 def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> th.Tensor:
     """
-    One update of theta, line 7 of Algorithm 1: the loss is that of Eq. (13) with Huber's function in place of the
+    Update theta once, line 7 of Algorithm 1: the loss is that of Eq. (13) with Huber's function in place of the
     square (footnote 4), averaged over the batch.
 
     :param policy: network and optimiser state are changed in place
     :param batch: B transitions
     :param rule: constants of the update
     :return: scalar, the loss before the step; NaN if the step was left out because it or its gradient is not finite
-    :raises ValueError: on the CPU, in place of that NaN
+    :raises ValueError: in place of that NaN on the CPU, and for optimisers that cannot leave out a step
     """
     with _autocast(batch.targets, rule):
         q = policy.q_net(batch.observations)
@@ -135,8 +150,8 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     norm = _clip_gradients(policy.q_net, rule.max_grad_norm)
     total = loss.detach() + norm
     zero = total - total  # NaN where one of them is not finite
-    if zero.device.type != "cpu":
-        # looking at it would wait for the device: a fused optimiser looks there, and leaves out the step
+    if zero.device.type != "cpu" and leaves_out_bad_steps(policy.optimizer):
+        # looking at it here would wait for the device
         policy.optimizer.found_inf = zero.ne(0).float()  # type: ignore[attr-defined]
     elif zero != 0:
         raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": norm}))
@@ -147,7 +162,7 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
 @th.no_grad()
 def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> th.Tensor:
     """
-    Line 8 of Algorithm 1, for each of the updates: beta follows their losses, unless one is NaN.
+    Let beta follow the losses of the updates, line 8 of Algorithm 1 for each of them, unless one is NaN.
 
     :param policy: beta is changed in place where ``rule.beta_lr > 0``
     :param losses: (n,) losses in the order of the updates
@@ -162,10 +177,12 @@ def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> t
 
 def sampler(buffer: ReplayBuffer, env: VecNormalize | None) -> Sampler:
     """
-    Draws what as many calls of ``buffer.sample`` draw: a seed gives the same minibatches one by one and all at once, and
-    each has a buffer's own composition (HER's share of virtual transitions).
+    Draw what as many calls of ``buffer.sample`` draw: a seed gives the same minibatches one by one and together, and
+    each has the buffer's own composition (HER's share of virtual transitions).
 
+    :param buffer: the replay memory
     :param env: normalises the samples, if given
+    :return: draws minibatches
     """
     if isinstance(buffer, FrameReplayBuffer):
         return lambda n, batch_size: buffer.sample_batches(n, batch_size, env)

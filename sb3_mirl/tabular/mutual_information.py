@@ -3,24 +3,24 @@
     max over pi, rho of  E sum_t gamma^t (r - 1/beta log pi(a|s) / rho(a))      (Grau-Moya et al. 2019, Eq. 6)
 
 is solved by two steps in turn (forward-backward Blahut-Arimoto; Tanaka, Sandberg and Skoglund 2017): the soft policy of a
-prior, and the average of that policy as the next prior. With d the normalised state distribution, the second one is
+prior, and the average of that policy as the next prior. With d the normalised state distribution, the second step is
 rho(a) <- rho(a) c(a) with the *fitness* c(a) = sum_s d(s) exp(beta (Q(s,a) - V(s))), the gradient of the objective
 in rho: at an optimum c = 1 where rho is positive and c <= 1 where it is zero. The problem is not concave, so that this
-(KKT) condition is necessary, not sufficient: several local optima are possible, and a symmetric start can sit on a saddle.
+(KKT) condition is necessary, not sufficient: there may be several local optima, and a symmetric start can sit on a saddle.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, rel_entr
+from scipy.special import logsumexp, rel_entr, softmax
 
 from sb3_mirl.common.arguments import check_range
-from sb3_mirl.tabular.chains import StateDistribution, state_distribution
 from sb3_mirl.tabular.mdp import Array, TabularMDP
-from sb3_mirl.tabular.planning import SoftSolution, check_beta, checked_log_prior, solve_soft_values
+from sb3_mirl.tabular.planning import SoftSolution, StateDistribution, checked_prior, soft_value_iteration, state_distribution
 
 _DEAD = 1e-6  # a prior probability that shrinks below this is taken to vanish
+_SMALLEST = 1e-300  # zero is absorbing: no step may reach it by rounding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MutualInformationSolution:
     ``prior`` (A,), ``policy`` and ``q`` (S, A), ``v`` (S,); ``objective`` is the value of Eq. (6), sum_s initial(s) v(s).
     ``fitness`` (A,) is c(a) and ``converged`` says whether c = 1 on the live actions and c <= 1 on the dead ones, to the
     tolerance: a fitness above 1 at prior 0 is a useful action that was killed (zero is absorbing). ``weights`` (S,) is
-    the state distribution the prior averages over, and ``mutual_information`` is I(S; A) under it, in nats per step.
+    the state distribution that the prior averages over, and ``mutual_information`` is I(S; A) under it, in nats per step.
     ``objectives`` holds the objective of every accepted iteration.
     """
 
@@ -50,15 +50,11 @@ class MutualInformationSolution:
 class _Point:
     """A prior with all that follows from it."""
 
-    log_prior: Array  # (A,)
+    prior: Array  # (A,)
     soft: SoftSolution
     weights: Array  # (S,)
     log_fitness: Array  # (A,)
     objective: float
-
-    @property
-    def prior(self) -> Array:
-        return np.exp(self.log_prior)
 
     @property
     def excess(self) -> Array:
@@ -67,24 +63,31 @@ class _Point:
             return np.expm1(self.log_fitness)
 
     @property
-    def gaps(self) -> Array:
-        """(A,): how far the KKT condition is from holding."""
-        return np.where(self.prior > 0, np.abs(self.excess), np.maximum(self.excess, 0))
-
-    @property
     def gap(self) -> float:
-        """The largest of ``gaps``: 0 at a stationary point."""
-        return float(self.gaps.max())
+        """How far the KKT condition is from holding: 0 at a stationary point."""
+        return float(np.where(self.prior > 0, np.abs(self.excess), self.excess).max(initial=0))
 
     @property
     def reachable_gap(self) -> float:
         """The same without the actions at zero, which no iteration brings back."""
-        return float(self.gaps[np.isfinite(self.log_prior)].max())
+        return float(np.abs(self.excess[self.prior > 0]).max())
 
     @property
     def change(self) -> float:
-        """(Half) the distance to the next prior: unlike the gap, a dying action makes it small before it is dead."""
-        return float((self.prior * np.abs(self.excess)).sum())
+        """The distance to the next prior: unlike the gap, it gets small while an action is still dying."""
+        live = self.prior > 0
+        return float(self.prior[live] @ np.abs(self.excess[live]))
+
+
+def mutual_information(policy: Array, weights: Array) -> float:
+    """Return I(S; A) = sum_s d(s) KL(pi(.|s) || sum_s d(s) pi(.|s)) in nats (Proposition 1 of Grau-Moya et al. 2019).
+
+    The twin of ``maths.mutual_information``, where all states have equal weights.
+
+    :param policy: (S, A), rows summing to 1
+    :param weights: (S,) d, the state distribution
+    """
+    return float(weights @ rel_entr(policy, weights @ policy).sum(axis=1))
 
 
 def solve_mutual_information(
@@ -96,11 +99,11 @@ def solve_mutual_information(
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
 ) -> MutualInformationSolution:
-    """Policy and prior that are optimal for each other.
+    """Return the policy and the prior that are optimal for each other.
 
     With "discounted" the objective rises at every iteration to a stationary point of Eq. (6). The other two are fixed
-    points, not optima, for gamma < 1: "stationary" is what section 3.2's sampling estimates, "behaviour" what a learner
-    converges to whose states come from its own epsilon-greedy behaviour.
+    points, not optima, for gamma < 1: "stationary" is what the sampling of section 3.2 estimates, "behaviour" is where a
+    learner converges whose states come from its own epsilon-greedy behaviour.
 
     Source: Grau-Moya et al. (2019), Eqs. 6 to 11; Tanaka, Sandberg and Skoglund (2017), arXiv 1708.09096.
 
@@ -110,15 +113,14 @@ def solve_mutual_information(
     :param initial_prior: (A,), by default uniform; an action at zero stays there
     :param tolerance: largest deviation of the fitness accepted
     :param max_iterations: evaluations of a prior; when they do not suffice, ``converged`` is False
-    :raises ValueError: an argument is outside its range
+    :raises ValueError: if an argument is outside its range
     """
-    check_beta(beta)
     check_range("epsilon", epsilon, 0, 1)
 
-    def point_at(log_prior: Array, start: Array | None = None) -> _Point:
-        return _evaluate(mdp, beta, log_prior, state_distribution, epsilon, start)
+    def point_at(prior: Array, start: Array | None = None) -> _Point:
+        return _evaluate(mdp, beta, prior, state_distribution, epsilon, start)
 
-    point = point_at(checked_log_prior(mdp, initial_prior))
+    point = point_at(checked_prior(mdp, initial_prior))
     objectives = [point.objective]
     stretch = 1.0  # exponent of the fitness: 1 is Blahut-Arimoto's step, more is over-relaxation
     for _ in range(max_iterations):
@@ -130,32 +132,40 @@ def solve_mutual_information(
         if point.reachable_gap <= tolerance:
             break
         candidate = point_at(_stepped(point, stretch), point.soft.v)
-        better = _improves(candidate, point, state_distribution)
-        if better or (stretch <= 1 and state_distribution == "discounted"):
+        ascends = state_distribution == "discounted"
+        better = candidate.objective > point.objective if ascends else candidate.change < point.change
+        if better or stretch <= 1:
             point = candidate
             objectives.append(point.objective)
-            stretch = stretch * 1.5 if better else 1.0
-        elif stretch > 1:
+        if better:
+            stretch *= 1.5
+        elif stretch > 1 or ascends:
             stretch = 1.0
         else:  # a fixed point without an objective: go on, but with less of each step
-            point = candidate
-            objectives.append(point.objective)
             stretch = max(stretch / 2, 1e-3)
-    return _as_solution(point, tolerance, objectives)
+    with np.errstate(over="ignore"):
+        fitness = np.exp(point.log_fitness)
+    soft, information = point.soft, mutual_information(point.soft.policy, point.weights)
+    return MutualInformationSolution(
+        point.prior, soft.policy, soft.q, soft.v, point.objective, fitness, information, point.gap <= tolerance, point.weights,
+        np.array(objectives),
+    )  # fmt: skip
 
 
 def _evaluate(
-    mdp: TabularMDP, beta: float, log_prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
+    mdp: TabularMDP, beta: float, prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
 ) -> _Point:
-    soft = solve_soft_values(mdp, beta, log_prior, 1e-12, 200, start)
-    weights = state_distribution(mdp, soft.policy, np.exp(log_prior), kind, epsilon)
+    soft = soft_value_iteration(mdp, beta, prior, initial_values=start)
+    weights = state_distribution(mdp, soft.policy, prior, kind, epsilon)
     log_fitness = logsumexp(beta * (soft.q - soft.v[:, None]), b=weights[:, None], axis=0)  # (A,)
-    return _Point(log_prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
+    return _Point(prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
 
 
 def _stepped(point: _Point, stretch: float) -> Array:
-    log_prior = point.log_prior + stretch * point.log_fitness
-    return log_prior - logsumexp(log_prior)
+    live = point.prior > 0
+    stepped = np.zeros_like(point.prior)
+    stepped[live] = np.maximum(softmax(np.log(point.prior[live]) + stretch * point.log_fitness[live]), _SMALLEST)
+    return stepped
 
 
 def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
@@ -164,29 +174,5 @@ def _without_dying_actions(point: _Point, tolerance: float) -> Array | None:
     settled = np.abs(point.excess[~dying & (point.prior > 0)]) <= 1e-3
     if not dying.any() or not settled.all():
         return None
-    log_prior = np.where(dying, -np.inf, point.log_prior)
-    return log_prior - logsumexp(log_prior)
-
-
-def _improves(candidate: _Point, point: _Point, kind: StateDistribution) -> bool:
-    if kind == "discounted":
-        return candidate.objective > point.objective
-    return candidate.change < point.change
-
-
-def _as_solution(point: _Point, tolerance: float, objectives: list[float]) -> MutualInformationSolution:
-    marginal = point.weights @ point.soft.policy  # (A,)
-    with np.errstate(over="ignore"):
-        fitness = np.exp(point.log_fitness)
-    return MutualInformationSolution(
-        prior=point.prior,
-        policy=point.soft.policy,
-        q=point.soft.q,
-        v=point.soft.v,
-        objective=point.objective,
-        fitness=fitness,
-        mutual_information=float(point.weights @ rel_entr(point.soft.policy, marginal).sum(axis=1)),
-        converged=point.gap <= tolerance,
-        weights=point.weights,
-        objectives=np.array(objectives),
-    )
+    prior = np.where(dying, 0.0, point.prior)
+    return prior / prior.sum()

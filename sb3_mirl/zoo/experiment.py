@@ -1,51 +1,57 @@
 """The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
 
+import json
 import os
+import re
 import shutil
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from rl_zoo3 import exp_manager
+from rl_zoo3 import ALGOS, exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.checkpoint import ResumableCheckpoint, resume
-from sb3_mirl.soft_dqn import SoftDQN
-from sb3_mirl.zoo.continuing import CHECKPOINTS, checkpoints_of
+from sb3_mirl.checkpoint import CheckpointError, ResumableCheckpoint, go_on_at_next_learn, resume
+from sb3_mirl.checkpoint.folder import CheckpointFolder
+from sb3_mirl.common.algorithm import GuardedAlgorithm
+from sb3_mirl.common.files import check_archive
+from sb3_mirl.common.off_policy import end_trajectory
+from sb3_mirl.hyperparameters import algorithms, config_file, presets
 
-ALGORITHMS = ("softdqn", "mirl")
-_PACKAGE = Path(__file__).parents[1]
-# inside the package in a wheel, next to it in a clone
-CONFIGS = _PACKAGE / "zoo_configs" if (_PACKAGE / "zoo_configs").is_dir() else _PACKAGE.parent / "zoo_configs"
+CHECKPOINTS = "checkpoints"  # in the folder of a run
+ACTIONS = {"Box": "continuous", "Discrete": "discrete"}
 
 
 def config_of(algo: str, conf: str | None = None) -> str | None:
     """
-    What ``-conf`` stands for.
+    Return what ``-conf`` stands for.
 
-    :param algo: "softdqn" or "mirl"; other algorithms have their configurations in the zoo
+    :param algo: "mirl", "softdqn", ...; the algorithms of others have their configurations in the zoo
     :param conf: the zoo's option: a file, a module, or one of our presets; None for the default configuration
     :return: file or module
     :raises ValueError: if there is no such preset and no such module
     """
-    if algo not in ALGORITHMS:
+    if algo not in algorithms():
         return conf
-    shipped = CONFIGS / (conf or "") / f"{algo}.yml"
+    shipped = config_file(algo, conf)
     if shipped.is_file():
         return str(shipped)
-    if conf is None:
-        raise FileNotFoundError(f"The configuration {shipped} is missing: install sb3-mirl again, or give one by -conf.")
+    assert conf is not None
     if not conf.endswith((".yml", ".yaml", ".py")) and not _is_module(conf):
-        presets = ", ".join(sorted(path.parent.name for path in CONFIGS.glob(f"*/{algo}.yml")))
-        raise ValueError(f"-conf {conf} is neither a preset of {algo} ({presets}), nor a module, nor a .yml or .py file.")
+        known = ", ".join(presets(algo))
+        raise ValueError(f"-conf {conf} is neither a preset of {algo} ({known}), nor a module, nor a .yml or .py file.")
     return conf
 
 
 def check_config(config: str) -> None:
     """
+    Check that a configuration can be used.
+
     :param config: YAML file; others are Python, which says by itself what is wrong
     :raises OSError: if it cannot be opened
     :raises ValueError: if it holds no hyperparameters
@@ -64,27 +70,70 @@ def check_config(config: str) -> None:
             raise ValueError(f"The entry {task!r} of {config} must map names to values, got {hyperparameters!r}.")
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+def checkpoints_of(agent: Path) -> Path | None:
+    """
+    Return the folder with the checkpoints of the run that an agent is from, None if there are none.
+
+    :param agent: zip file in the run's folder, or the model of one of its checkpoints
+    """
+    folder = agent.parent.parent if agent.parent.name.startswith("checkpoint_") else agent.parent / CHECKPOINTS
+    return folder if CheckpointFolder(folder).paths() else None
+
+
+def steps_of(agent: Path) -> int:
+    """
+    Return how many environment steps an agent was trained for; nothing is unpickled.
+
+    :param agent: zip file of an algorithm of SB3's kind
+    :raises ValueError: if it is damaged
+    """
+    check_archive(agent, ("data",), "an algorithm's save")
+    with zipfile.ZipFile(agent) as archive:
+        return int(json.loads(archive.read("data"))["num_timesteps"])
 
 
 class Experiment(exp_manager.ExperimentManager):
     """
-    The zoo's ``ExperimentManager``, but for four things: it finds the configurations and presets of ``sb3_mirl``;
-    ``--save-freq`` also makes our agents' runs resumable, by checkpoints in the run's folder; ``-i`` continues; and runs
-    started at the same instant get different folders.
+    The zoo's ``ExperimentManager``, but for these things: it finds the configurations and presets of ``sb3_mirl``;
+    ``--save-freq`` also makes runs resumable, by checkpoints in the run's folder; agents go on where they stopped; runs
+    started at the same instant get different folders, and what cannot start, or only searches, leaves none.
 
-    Where the agent's run has checkpoints (see :func:`~sb3_mirl.zoo.continuing.checkpoints_of`), ``-i`` resumes the newest
-    undamaged one with its hyperparameters (``-params`` changes them), and ``-n`` is the number of steps of the whole run,
-    as it was in the command that was interrupted. Where it has none, ``-i`` loads the agent with the configuration's
-    hyperparameters, and ``-n`` is the number of further steps. Either way schedules go on, in a new folder of the zoo's.
+    ``-i <folder of a run>`` resumes the run at its newest undamaged checkpoint, with its hyperparameters (``-params``
+    changes them); ``-n`` is the number of steps of the whole run, by default what it was in the command that was
+    interrupted. ``-i <agent.zip>`` trains an agent for ``-n`` more steps: its run's replay memory goes on where there are
+    checkpoints, and for the last agent of the run everything else too. Schedules go on either way, in a new folder of the
+    zoo's.
     """
+
+    resumes: ClassVar[bool] = False
+    """Whether ``-i`` was a run's folder, in place of which the zoo gets the zip file that it asks for."""
 
     def __init__(self, args: Any, algo: str, *positional: Any, config: str | None = None, **options: Any) -> None:
         super().__init__(args, algo, *positional, config=config_of(algo, config), **options)  # type: ignore[misc]
+        self._has_budget = self.n_timesteps > 0
+        self._has_folder = False
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """
+        Prepare a training or a search, as in the zoo; nothing is left of one that cannot start.
+
+        :return: the model and its hyperparameters as they are saved, None for a search
+        :raises ValueError: if something is wrong with the configuration, the environment or the agent
+        :raises SystemExit: if there is nothing to do
+        """
+        try:
+            return super().setup_experiment()
+        except BaseException as error:
+            if self._has_folder:
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            refused = re.search(r"as action spaces but ((\w+).*) was provided", str(error))
+            if refused is None:
+                raise
+            kind = ACTIONS.get(refused[2], refused[2])
+            raise ValueError(
+                f"{self.env_name.gym_id} has {kind} actions, {refused[1]}, which {self.algo} does not take: choose another "
+                "--algo."
+            ) from error
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
@@ -102,8 +151,13 @@ class Experiment(exp_manager.ExperimentManager):
                 raise ValueError(f"{self.config} gives no {name} for {self.env_name.gym_id}.")
         return hyperparameters, saved
 
+    def _preprocess_action_noise(self, *args: Any) -> dict[str, Any]:
+        return _Hyperparameters(super()._preprocess_action_noise(*args))
+
     def create_log_folder(self) -> None:
-        """The run's folder, under the first number that no other run has taken."""
+        """Make the run's folder, under the first number that no other run has taken; a search has none."""
+        if self.optimize_hyperparameters:
+            return
         while True:
             try:
                 os.makedirs(self.save_path)
@@ -112,31 +166,66 @@ class Experiment(exp_manager.ExperimentManager):
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
                 self.params_path = f"{self.save_path}/{self.env_name}"
+        self._has_folder = True
         super().create_log_folder()
 
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """As in the zoo; a search logs no episodes."""
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+
     def create_callbacks(self) -> None:
-        """The zoo's callbacks, and one that makes the run resumable."""
+        """Make the zoo's callbacks, and one that makes the run resumable."""
         save_freq = self.save_freq  # which the zoo divides by the number of environments
         super().create_callbacks()
-        if save_freq > 0 and self.algo in ALGORITHMS and not self.optimize_hyperparameters:
+        # ARS, alone of SB3's kind, has neither rollouts nor optimisers
+        if save_freq > 0 and self.algo != "ars" and not self.optimize_hyperparameters:
             folder = Path(self.save_path) / CHECKPOINTS
             self.callbacks.append(ResumableCheckpoint(folder, save_freq, verbose=self.verbose))
 
+    # Going on
+
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        folder = checkpoints_of(Path(self.trained_agent))
-        if folder is not None and self.algo in ALGORITHMS:
-            return self._resume(folder, hyperparams, env)
-        model = super()._load_pretrained_agent(hyperparams, env)
-        if isinstance(model, SoftDQN):
-            _go_on(model)
+        agent = Path(self.trained_agent)
+        folder = checkpoints_of(agent)
+        if self.resumes:
+            assert folder is not None
+            return self._resume_to_the_end(folder, hyperparams, env)
+        steps = steps_of(agent)
+        run = None if folder is None else self._usable_checkpoint(folder, hyperparams, env)
+        if run is not None and run.num_timesteps == steps and agent.stem != "best_model":
+            model = run
+        else:
+            model = super()._load_pretrained_agent(hyperparams, env)
+            _go_on(model, None if run is None else run)
+        if isinstance(model, GuardedAlgorithm) or model is run:
             self.n_timesteps += model.num_timesteps
+        print(f"Going on with {agent}: {steps} steps are done, {self.n_timesteps} it will be in all")
         return model
 
-    def _resume(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+    def _resume_to_the_end(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        model = self._newest(folder, hyperparams, env)
+        if not self._has_budget:
+            self.n_timesteps = model._total_timesteps
+        if model.num_timesteps >= self.n_timesteps:
+            raise SystemExit(
+                f"sb3_mirl train: nothing is left to do, {model.num_timesteps} of {self.n_timesteps} steps are done. "
+                "-n is the number of steps in all where -i is a folder; give -i a zip file in it for -n more steps."
+            )
+        print(f"Resuming {folder.parent}: {model.num_timesteps} of {self.n_timesteps} steps are done")
+        return model
+
+    def _usable_checkpoint(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm | None:
+        try:
+            return self._newest(folder, hyperparams, env)
+        except (CheckpointError, ValueError) as error:
+            print(f"The checkpoints beside the agent are of no use here: {error}")
+            return None
+
+    def _newest(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         given = set(self.custom_hyperparams or {}) - {"policy", "policy_kwargs"}
         changed = {name: value for name, value in hyperparams.items() if name in given}
-        model = resume(folder, env, self.device, verbose=self.verbose, tensorboard_log=self.tensorboard_log, **changed)
-        print(f"Resuming {folder.parent}: {model.num_timesteps} of {self.n_timesteps} steps are done")
+        options = {"verbose": self.verbose, "tensorboard_log": self.tensorboard_log, **changed}
+        model = resume(folder, env, self.device, cls=ALGOS[self.algo], **options)
         best = folder.parent / "best_model.zip"
         if best.is_file():
             # the record of evaluations goes on too, and may find no better one
@@ -144,9 +233,34 @@ class Experiment(exp_manager.ExperimentManager):
         return model
 
 
-def _go_on(model: SoftDQN) -> None:
-    model._resumption = lambda _: None
-    if model.replay_buffer is None or model.replay_buffer.size() == 0:
+class _Hyperparameters(dict[str, Any]):
+    """A configuration, of whose ``policy_kwargs`` a search keeps what it does not sample: in the zoo it loses them."""
+
+    def copy(self) -> "_Hyperparameters":
+        return _Hyperparameters(self)
+
+    def update(self, sampled: dict[str, Any]) -> None:  # type: ignore[override]
+        kept = self.get("policy_kwargs") or {}
+        super().update(sampled)
+        if "policy_kwargs" in sampled:
+            self["policy_kwargs"] = {**kept, **sampled["policy_kwargs"]}
+
+
+def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
+    """
+    Let ``learn`` go on with an agent whose state in the middle of the training was not saved.
+
+    :param model: the agent
+    :param run: its run at another step, with the replay memory
+    """
+    if isinstance(model, OffPolicyAlgorithm) and isinstance(run, OffPolicyAlgorithm):
+        end_trajectory(run.replay_buffer)
+        model.replay_buffer = run.replay_buffer
+    if not isinstance(model, GuardedAlgorithm):
+        return  # the zoo's algorithms go on in the zoo's way: with step 0
+    go_on_at_next_learn(model)
+    memory = getattr(model, "replay_buffer", None)
+    if isinstance(model, OffPolicyAlgorithm) and (memory is None or memory.size() == 0):
         print(
             f"The replay memory of this agent was not saved: it is filled by {model.learning_starts} random steps first "
             "(train with --save-freq or --save-replay-buffer to go on at once)."
@@ -155,6 +269,13 @@ def _go_on(model: SoftDQN) -> None:
         model.learning_starts += model.num_timesteps
 
 
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def install() -> None:
-    """Makes the zoo's commands that are imported from now on use :class:`Experiment`."""
+    """Make the zoo's commands that are imported from now on use :class:`Experiment`."""
     exp_manager.ExperimentManager = Experiment  # type: ignore[misc]

@@ -1,0 +1,322 @@
+"""
+Policy gradients, soft Q-learning and PQN side by side on MinAtar: Schulman, Chen & Abbeel 2017, Figures 1 to 3, and SoftPQN
+against DQN.
+
+    python examples/reproduce_pg_soft_q.py figure1 --seeds 5 --timesteps 1e6 --out results/pg_soft_q
+    python examples/reproduce_pg_soft_q.py speed
+
+The parts: `figure1` A2C with naive and proper entropy; `figure2` DQN with hard, KL and entropy targets; `figure3` policy
+gradient against soft Q-learning at three temperatures; `prior` a learned prior against the uniform one, for both classes;
+`pqn` SoftPQN against DQN at an equal number of steps, and `pqn_seconds` at about equal CPU time; `speed` environment steps per
+CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Needs `pip install minatar`; `speed` also the ALE.
+
+Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
+share one --out: each run is done by one of them. Writes curve.csv for each run, and table.csv and <part>.png for the part:
+return of the last 100 training episodes, by environment steps and CPU seconds.
+"""
+
+import argparse
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
+from sb3_mirl.common.files import FolderInUse, claimed
+from sb3_mirl.envs.minatar import MinAtarCNN
+from sb3_mirl.experiments import Cell
+from sb3_mirl.experiments.minatar import GAMES, make_env
+
+POINTS = 40
+"""Of a learning curve."""
+NETWORK = {"features_extractor_class": MinAtarCNN, "net_arch": []}
+A2C: dict[str, Any] = {
+    "n_envs": 16,  # the zoo's Atari settings, but for the rate and the bound: with these nothing was learned in 5e4 steps
+    "learning_rate": 3e-3,
+    "max_grad_norm": 2.0,
+    "vf_coef": 0.25,
+    "policy_kwargs": NETWORK,
+}
+PQN: dict[str, Any] = {
+    "n_envs": 16,
+    "n_minibatches": 4,  # of 128 steps
+    "learning_rate": 5e-4,  # falling to 0, PQN's for MinAtar
+    "policy_kwargs": NETWORK,
+}
+DQN: dict[str, Any] = {  # schedules scaled to the budget, see `make_model`
+    "n_envs": 8,
+    "learning_rate": 2.5e-4,
+    "buffer_size": 100_000,
+    "beta_schedule": "constant",
+    "beta_init": math.inf,
+    "exploration_fraction": 0.5,
+    "exploration_final_eps": 0.05,
+    "policy_kwargs": NETWORK,
+}
+AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
+    "naive": (SoftA2C, {**A2C, "entropy": "naive"}),
+    "naive_bonus": (SoftA2C, {**A2C, "entropy": "naive", "entropy_bonus": True}),
+    "proper": (SoftA2C, A2C),
+    "proper_bonus": (SoftA2C, {**A2C, "entropy_bonus": True}),
+    "a2c_prior": (SoftA2C, {**A2C, "ent_coef": 0.1, "prior_lr": 5e-5}),
+    "a2c_uniform": (SoftA2C, {**A2C, "ent_coef": 0.1}),
+    "pqn": (SoftPQN, PQN),
+    "pqn_32": (SoftPQN, {**PQN, "n_minibatches": 16}),
+    "pqn_uniform": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0}),
+    "pqn_prior": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0, "prior_lr": 5e-5}),
+    "dqn": (SoftDQN, DQN),
+}
+for tau in (0.01, 0.1, 0.3):
+    pair = {**A2C, "ent_coef": tau}
+    AGENTS[f"policy_gradient_{tau:g}"] = (SoftA2C, pair)
+    AGENTS[f"soft_q_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q"})
+    AGENTS[f"soft_q_theory_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q", "vf_coef": 1 / (2 * tau)})
+for n in (1, 5):
+    AGENTS[f"hard_n{n}"] = (SoftDQN, {**DQN, "n_steps": n})
+    for tau in (0.01, 0.1):
+        soft = {**DQN, "n_steps": n, "beta_init": 1 / tau}
+        AGENTS[f"kl_{tau:g}_n{n}"] = (SoftDQN, soft)
+        AGENTS[f"entropy_{tau:g}_n{n}"] = (SoftDQN, {**soft, "entropy_bonus": True})
+PARTS: dict[str, list[str]] = {
+    "figure1": ["naive", "proper", "naive_bonus", "proper_bonus"],
+    "figure2": [name for name in AGENTS if name.startswith(("hard_", "kl_", "entropy_"))],
+    "figure3": [name for name in AGENTS if name.startswith(("policy_gradient_", "soft_q_"))],
+    "prior": ["a2c_uniform", "a2c_prior", "pqn_uniform", "pqn_prior"],
+    "pqn": ["pqn", "pqn_32", "dqn"],
+    "pqn_seconds": ["pqn", "dqn"],
+}
+DQN_STEPS = 0.17
+"""Environment steps of DQN that cost as much CPU time as one of SoftPQN with minibatches of 128 (``speed``)."""
+
+
+class Curve(BaseCallback):
+    """Notes the return of the last training episodes, and CPU seconds, at regular environment steps. Resumable."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0  # of the CPU, over all processes that have worked on the run
+
+    def _on_training_start(self) -> None:
+        self.begun = time.process_time()
+
+    def _on_rollout_start(self) -> None:
+        now = time.process_time()
+        self.seconds, self.begun = self.seconds + now - self.begun, now
+        episodes: Any = self.model.ep_info_buffer
+        if episodes and self.num_timesteps // self.every > (self.rows[-1]["timesteps"] // self.every if self.rows else 0):
+            mean = float(np.mean([episode["r"] for episode in episodes]))
+            self.rows.append({"timesteps": self.num_timesteps, "seconds": self.seconds, "return": mean})
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorithm:
+    """The agent in its games."""
+    cls, arguments = AGENTS[agent][0], dict(AGENTS[agent][1])
+    env = make_env(game, arguments.pop("n_envs"), seed, True)
+    if cls is SoftDQN:
+        arguments["learning_starts"] = max(500, timesteps // 28)
+        arguments["target_update_interval"] = min(4000, max(500, timesteps // 14))
+    else:
+        arguments["learning_rate"] = FloatSchedule(LinearSchedule(arguments["learning_rate"], 0.0, 1.0))
+    return cls("MlpPolicy", env, seed=seed, device="cpu", **arguments)  # type: ignore[call-arg,arg-type]
+
+
+def run_cell(cell: Cell, timesteps: int, out: Path) -> None:
+    """Trains one agent, from its last checkpoint if there is one; nothing where it is done, or another process does it."""
+    folder = out / cell.folder
+    try:
+        with claimed(folder):
+            if not (folder / "curve.csv").exists():
+                train(cell, timesteps, folder)
+    except FolderInUse:
+        print(f"{folder} is being run by another process, and left to it.", flush=True)
+
+
+def train(cell: Cell, timesteps: int, folder: Path) -> None:
+    checkpoint, curve = ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1), Curve(timesteps // POINTS)
+    if checkpoint.exists():
+        model = resume(folder / "checkpoint", make_env(cell.game, AGENTS[cell.agent][1]["n_envs"], cell.seed, True), "cpu")
+    else:
+        model = make_model(cell.agent, cell.game, cell.seed, timesteps)
+    model.learn(timesteps, callback=[curve, checkpoint], log_interval=10**9)
+    if checkpoint.interrupted:
+        raise SystemExit("Interrupted: the same command goes on from here.")
+    curve._on_rollout_start()
+    pd.DataFrame(curve.rows).to_csv(folder / "curve.csv", index=False)
+    if getattr(model, "prior_callback", None) is not None:
+        model.prior_callback.save(folder / "prior_history.npz")
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    last = curve.rows[-1]
+    print(f"{cell.game} {cell.agent} seed {cell.seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()), flush=True)
+
+
+def read(out: Path, games: list[str], agents: list[str]) -> pd.DataFrame:
+    """All finished runs: game, agent, seed, timesteps, seconds, return."""
+    frames = [
+        pd.read_csv(path).assign(
+            game=Cell.of(path.parent).game, agent=Cell.of(path.parent).agent, seed=Cell.of(path.parent).seed
+        )
+        for game in games
+        for agent in agents
+        for path in sorted(out.glob(f"cells/{game}/{agent}/seed_*/curve.csv"))
+    ]
+    if not frames:
+        raise SystemExit(f"No finished runs in {out}.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def areas(curves: pd.DataFrame) -> pd.DataFrame:
+    """Mean return over the whole run, and at its end: per game and agent the mean over seeds with its 95 % interval."""
+    from scipy import stats
+
+    runs = curves.groupby(["game", "agent", "seed"]).agg(
+        area=("return", "mean"), final=("return", "last"), seconds=("seconds", "last")
+    )
+
+    def interval(values: pd.Series) -> float:
+        return float(stats.t.ppf(0.975, len(values) - 1) * values.sem()) if len(values) > 1 else math.nan
+
+    return runs.groupby(["game", "agent"]).agg(
+        seeds=("area", "size"), area=("area", "mean"), area_half_interval=("area", interval),
+        final=("final", "mean"), final_half_interval=("final", interval), seconds=("seconds", "mean"),
+    )  # fmt: skip
+
+
+def overlap(curves: pd.DataFrame) -> pd.DataFrame:
+    """Figure 3 as numbers: area of soft Q-learning minus that of the policy gradient, over seeds that both have."""
+    from scipy import stats
+
+    area = curves.groupby(["game", "agent", "seed"])["return"].mean().unstack("agent")
+    rows = []
+    for name in area.columns:
+        if name.startswith("soft_q_"):
+            other = "policy_gradient_" + name.rsplit("_", 1)[1]
+            for game, difference in (area[name] - area[other]).dropna().groupby("game") if other in area else ():
+                half = stats.t.ppf(0.975, len(difference) - 1) * difference.sem() if len(difference) > 1 else math.nan
+                rows.append([game, name, len(difference), difference.mean(), half, area[other][game].mean()])
+    return pd.DataFrame(rows, columns=["game", "agent", "seeds", "difference", "half_interval", "policy_gradient"])
+
+
+def draw(curves: pd.DataFrame, path: Path) -> None:
+    """Mean over seeds of each agent, by steps and by CPU seconds, a row of axes for each game."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    games = list(curves["game"].unique())
+    figure, axes = plt.subplots(len(games), 2, figsize=(11, 3 * len(games)), squeeze=False, layout="constrained")
+    for row, game in zip(axes, games, strict=True):
+        for agent, runs in curves[curves["game"] == game].groupby("agent", sort=False):
+            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")[["timesteps", "seconds", "return"]]
+            mean, sem = points.mean(), points["return"].sem().fillna(0)
+            for axis, x in zip(row, ("timesteps", "seconds"), strict=True):
+                (line,) = axis.plot(mean[x], mean["return"], label=agent)
+                axis.fill_between(mean[x], mean["return"] - sem, mean["return"] + sem, color=line.get_color(), alpha=0.2)
+        row[0].set(title=game, xlabel="environment steps", ylabel="return of the last 100 episodes")
+        row[1].set(xlabel="CPU seconds")
+    axes[0, 0].legend(fontsize="small", frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
+    """Environment steps per CPU second of training, SoftPQN and SoftDQN(beta = inf) in turns."""
+    import torch as th
+
+    th.set_num_threads(1)
+    rows = []
+    for name in networks:
+        policy, environments = NETWORKS[name]
+        network = {"policy_kwargs": NETWORK} if policy == "MlpPolicy" else {}
+        hard = {"beta_schedule": "constant", "beta_init": math.inf, "learning_starts": 200, "buffer_size": 10_000}
+        models: dict[str, Any] = {
+            "SoftDQN": SoftDQN(policy, environments(8), seed=0, device="cpu", **hard, **network),  # type: ignore[arg-type]
+            "SoftPQN, minibatches of 128": SoftPQN(policy, environments(16), n_minibatches=4, seed=0, device="cpu", **network),  # type: ignore[arg-type]
+            "SoftPQN, minibatches of 32": SoftPQN(policy, environments(16), n_minibatches=16, seed=0, device="cpu", **network),  # type: ignore[arg-type]
+        }
+        for model in models.values():
+            model.learn(600)
+        for number in range(rounds):
+            for agent, model in models.items():
+                before, start = model.num_timesteps, time.process_time()
+                while time.process_time() - start < seconds:
+                    model.learn(512, reset_num_timesteps=False)
+                rate = (model.num_timesteps - before) / (time.process_time() - start)
+                rows.append({"network": name, "round": number, "agent": agent, "steps_per_cpu_second": rate})
+                print(f"{name} round {number} {agent}: {rate:.0f} steps per CPU second", flush=True)
+    table = pd.DataFrame(rows).set_index(["network", "round", "agent"])["steps_per_cpu_second"].unstack("agent")
+    ratios = table.div(table["SoftDQN"], axis=0)
+    return ratios.groupby("network").median().join(table.groupby("network").median(), rsuffix=", steps per CPU second")
+
+
+def minatar_games(n_envs: int) -> Any:
+    return make_env("breakout", n_envs, 0, True)
+
+
+def atari_games(n_envs: int) -> Any:
+    from sb3_mirl.envs import AtariVecEnv
+
+    return AtariVecEnv("Breakout", n_envs, 0, num_threads=1)
+
+
+NETWORKS = {"MinAtar": ("MlpPolicy", minatar_games), "NatureCNN": ("CnnPolicy", atari_games)}
+
+
+def steps(text: str) -> int:
+    """1e6 as well as 1000000."""
+    return int(float(text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS, "speed"])
+    parser.add_argument("--games", nargs="+", default=list(GAMES), choices=GAMES, metavar="GAME", help=", ".join(GAMES))
+    parser.add_argument("--agents", nargs="+", choices=list(AGENTS), metavar="AGENT", help="in place of the part's")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument("--timesteps", type=steps, default=1_000_000, help="environment steps of a run (default: 1e6)")
+    parser.add_argument("--seconds", type=float, default=20, help="CPU seconds of a measurement of speed (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3, help="of measurements of speed (default: 3)")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="of `speed`")
+    parser.add_argument("--plots-only", action="store_true", help="run nothing, draw what there is in --out")
+    parser.add_argument("--out", type=Path, default=Path("results/pg_soft_q"))
+    args = parser.parse_args()
+    if args.part == "speed":
+        args.out.mkdir(parents=True, exist_ok=True)
+        table = speed(args.networks, args.seconds, args.rounds)
+        table.to_csv(args.out / "speed.csv")
+        print(table.round(2).T.to_string())
+        return
+    agents = args.agents or PARTS[args.part]
+    # one folder for each length: a run of another length is another run
+    out = args.out / f"{args.part}_{args.timesteps:g}"
+    if not args.plots_only:
+        for seed in range(args.seeds):
+            for game in args.games:
+                for agent in agents:
+                    shorter = args.part == "pqn_seconds" and AGENTS[agent][0] is SoftDQN
+                    run_cell(Cell(game, agent, seed), int(args.timesteps * (DQN_STEPS if shorter else 1)), out)
+    curves = read(out, args.games, agents)
+    table = areas(curves)
+    table.to_csv(out / "table.csv")
+    print(table.round(2).to_string())
+    if args.part == "figure3":
+        differences = overlap(curves)
+        differences.to_csv(out / "overlap.csv", index=False)
+        print(differences.round(3).to_string(index=False))
+    draw(curves, out / f"{args.part}.png")
+    print(f"Tables and figure in {out}")
+
+
+if __name__ == "__main__":
+    main()

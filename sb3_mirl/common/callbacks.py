@@ -1,0 +1,43 @@
+"""Callbacks inside callbacks."""
+
+from collections.abc import Iterator
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+LINKS = ("model", "locals", "globals", "parent")
+"""Attributes by which SB3 links a callback to the training that it is in."""
+
+
+def as_callback(callback: MaybeCallback) -> BaseCallback:
+    """
+    Return what ``learn`` takes as one callback, as SB3 does.
+
+    :param callback: a callback, a list of them, a function, or None
+    :return: the callback
+    :raises TypeError: for a class in place of an object
+    """
+    if isinstance(callback, type):
+        raise TypeError(f"callback={callback.__name__} is a class, give an object: {callback.__name__}().")
+    if callback is None or isinstance(callback, list):
+        return CallbackList([as_callback(part) for part in callback or []])
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
+
+
+def walk(
+    callback: BaseCallback, holders: tuple[BaseCallback, ...] = ()
+) -> Iterator[tuple[BaseCallback, tuple[BaseCallback, ...]]]:
+    """
+    Find every callback inside another one, however it is kept there.
+
+    :param callback: where to begin
+    :param holders: those around it, outermost first
+    :return: each callback, ``callback`` itself first, with those around it
+    """
+    yield callback, holders
+    for name, value in vars(callback).items():
+        if name in LINKS:
+            continue
+        for inner in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(inner, BaseCallback):
+                yield from walk(inner, (*holders, callback))

@@ -1,0 +1,274 @@
+"""The callback that folds the policy into the prior and keeps the prior's record."""
+
+import math
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.callbacks import walk
+from sb3_mirl.common.files import write_whole
+from sb3_mirl.maths import floored_log_prior, kkt_gap, mutual_information, update_prior
+
+FIGURES = 50
+"""Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
+
+
+class LearnsPrior(Protocol):
+    """
+    What :class:`PriorCallback` asks of an algorithm, beside being one of SB3's. An attribute ``prior_weights``, (n_envs,) in
+    [0, 1] or None, may weigh the folds at a step.
+    """
+
+    policy: Any  # with the buffer log_prior (A,)
+    prior_lr: float
+    prior_floor: float
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(A,) rho(a)."""
+
+    @property
+    def beta(self) -> float:
+        """Inverse temperature."""
+
+    @property
+    def beta_max_q(self) -> float:
+        """beta max_a Q(s, a), mean over environments; NaN where it is not known."""
+
+    @property
+    def rollout_log_probs(self) -> th.Tensor | None:
+        """(n_envs, A) log pi(a|s) at the states in which the current actions were chosen; None while they are random."""
+
+
+class PriorCallback(BaseCallback):
+    """
+    Update a learned prior once per environment step, and record its course. ``learn`` attaches one by itself;
+    pass your own to choose its arguments or to keep its history.
+
+    Each call of ``env.step`` folds pi(.|s) of every sub-environment into rho by Eq. (11), pi being the policy of the
+    online network at the state in which the action was chosen, exploratory actions included. Nothing happens while
+    actions are still random (``learning_starts``).
+
+    :param max_points: most points of the history; when it is full, every other point is dropped and the interval
+        between points doubles
+    :param window: states from which I(S; A) is estimated: the most recent ones
+    :param verbose: as in SB3
+    :raises ValueError: if ``max_points`` or ``window`` is not positive; from ``learn``, for an algorithm without a learned
+        prior
+    """
+
+    def __init__(self, max_points: int = 2000, window: int = 1000, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        check_range("max_points", max_points, 2, math.inf, whole=True)
+        check_range("window", window, 1, math.inf, whole=True)
+        self.max_points = max_points
+        self.window = window
+        self._owner: weakref.ref[Any] | None = None  # the model whose prior is recorded
+        self._begin()
+
+    def _begin(self) -> None:
+        self.n_calls = 0
+        self.interval = 1  # calls of env.step between two points of the history
+        self._points: dict[int, tuple[int, np.ndarray, float, float, float]] = {}  # by the call they were made at
+        self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
+        self._n_folded = 0
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """
+        ``timesteps`` (T,), ``prior`` (T, A), ``beta`` (T,), ``beta_max_q`` (T,), the mean over environments of
+        beta max_a Q(s, a), and ``mutual_information`` (T,) in nats.
+        """
+        names = ("timesteps", "prior", "beta", "beta_max_q", "mutual_information")
+        columns = zip(*self._points.values(), strict=True) if self._points else ((),) * len(names)
+        return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the history and the actions' names (``actions``) as npz; an older file is replaced when the new one is whole.
+
+        :param path: file name; directories are made
+        :raises ValueError: if the callback has not been given to ``learn`` yet
+        """
+        if not hasattr(self, "model"):
+            raise ValueError("This PriorCallback has no history to save: give it to learn(callback=...) first.")
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        name = os.fspath(path)
+        write_whole(name if name.endswith(".npz") else f"{name}.npz", "npz", self._write)
+
+    def _write(self, path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez_compressed(file, actions=np.array(self.action_names), **cast(dict[str, Any], self.history))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the record, with all that is needed to go on with it."""
+        recent = None if self._recent is None else self._recent.cpu()
+        counters = {"n_calls": self.n_calls, "interval": self.interval, "n_folded": self._n_folded}
+        return {**counters, "points": self._points, "recent": recent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on with the record of another callback.
+
+        :param state: from :meth:`state_dict`
+        """
+        self.n_calls, self.interval, self._n_folded = (state[name] for name in ("n_calls", "interval", "n_folded"))
+        self._points, self._recent = dict(state["points"]), state["recent"]
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ..."""
+        return action_names(self.training_env, len(self._learner.policy.log_prior))
+
+    @property
+    def _learner(self) -> LearnsPrior:
+        return cast(LearnsPrior, self.model)
+
+    def _init_callback(self) -> None:
+        if not (hasattr(self.model, "prior_lr") and hasattr(self.model.policy, "log_prior")):
+            raise ValueError(f"PriorCallback updates a learned prior; {type(self.model).__name__} has none to update.")
+        if self._owner is not None and self._owner() is not self.model:
+            self._begin()
+        self._owner = weakref.ref(self.model)
+
+    def _on_training_start(self) -> None:
+        self._log_names, self._next_figure = self.action_names, self.num_timesteps
+        self._draws = False
+        tags = [f"train/prior/{name}" for name in self._log_names]
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat) and output.writer is not None:
+                self._draws = find_spec("matplotlib") is not None
+                output.writer.add_custom_scalars({"Prior": {"prior": ["Multiline", tags]}})
+
+    def _on_step(self) -> bool:
+        log_probs = self._learner.rollout_log_probs
+        if log_probs is not None:
+            self.fold(log_probs, getattr(self.model, "prior_weights", None))
+            if self.n_calls % self.interval == 0:
+                self._record()
+        return True
+
+    def fold(self, log_probs: th.Tensor, weights: th.Tensor | None = None) -> None:
+        """
+        Update the prior by policies one after the other, Eq. (11), and remember them.
+
+        :param log_probs: (n_envs, A) log pi(a|s)
+        :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
+        """
+        policy, model = self._learner.policy, self._learner
+        if model.prior_lr > 0:
+            rates = model.prior_lr if weights is None else model.prior_lr * weights
+            prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), rates)
+            policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
+        if self._recent is None:
+            self._recent = log_probs.new_full((max(self.window, len(log_probs)), log_probs.shape[1]), math.nan)
+        self._recent = self._recent.to(log_probs.device)
+        rows = (self._n_folded + th.arange(len(log_probs), device=log_probs.device)) % len(self._recent)
+        self._recent[rows] = log_probs
+        self._n_folded += len(log_probs)
+
+    def mutual_information(self) -> float:
+        """Return I(S; A) in nats over the most recent states, NaN before the first."""
+        if self._recent is None:
+            return float("nan")
+        return mutual_information(self._recent[: self._n_folded]).item()
+
+    def kkt_gap(self) -> float:
+        """Return max_a E_s[pi(a|s)] / rho(a) - 1 over the same states, NaN before the first: 0 at a fixed point of rho."""
+        if self._recent is None:
+            return float("nan")
+        return kkt_gap(self._recent[: self._n_folded], self._learner.policy.log_prior).item()
+
+    def _record(self) -> None:
+        model = self._learner
+        point = (self.num_timesteps, model.prior, model.beta, model.beta_max_q, self.mutual_information())
+        self._points[self.n_calls] = point
+        if len(self._points) > self.max_points:
+            self.interval *= 2
+            self._points = {call: point for call, point in self._points.items() if call % self.interval == 0}
+
+    def log(self) -> None:
+        """
+        Record ``prior/entropy``, ``prior/mutual_information`` (nats), ``prior/kkt_gap`` and ``train/prior/<action>``; for
+        TensorBoard also the picture ``prior/course``, at most :data:`FIGURES` times in a training.
+        """
+        prior = self._learner.prior
+        for name, probability in zip(self._log_names, prior, strict=True):
+            self.logger.record(f"train/prior/{name}", float(probability), exclude="stdout")
+        self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
+        if self._recent is not None:
+            self.logger.record("prior/mutual_information", self.mutual_information())
+            self.logger.record("prior/kkt_gap", self.kkt_gap())
+        if self._draws and len(self._points) > 1 and self.num_timesteps >= self._next_figure:
+            self._next_figure = self.num_timesteps + self.model._total_timesteps // FIGURES
+            figure = Figure(prior_course(self.history, self._log_names), close=True)
+            self.logger.record("prior/course", figure, exclude=("stdout", "log", "json", "csv"))
+
+
+def action_names(env: VecEnv | None, n_actions: int) -> list[str]:
+    """
+    Return names of actions: the environment's ``get_action_meanings()`` where it has one, else "action_0", ...
+
+    :param env: whose actions they are, None for an agent without one
+    :param n_actions: A
+    :return: (A,) names
+    """
+    names: list[str] = []
+    # asked first, because a missing method kills the worker of a SubprocVecEnv
+    if env is not None and env.has_attr("get_action_meanings"):
+        (names,) = env.env_method("get_action_meanings", indices=[0])
+    return list(names) if len(names) == n_actions else [f"action_{i}" for i in range(n_actions)]
+
+
+def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str]) -> Any:
+    """
+    Draw the prior over environment steps, each action as a band as wide as its probability.
+
+    :param history: ``timesteps`` (T,) and ``prior`` (T, A)
+    :param action_names: (A,)
+    :return: a figure of matplotlib, which must be installed
+    """
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=(9, 5), layout="constrained")
+    colours = import_module("matplotlib").colormaps["tab20"].colors
+    ax = figure.subplots()
+    bands = ax.stackplot(history["timesteps"], history["prior"].T, colors=colours, edgecolor="white", linewidth=0.3)
+    ax.set(xlabel="environment steps", ylabel="prior ρ(a)", ylim=(0, 1), xlim=history["timesteps"][[0, -1]])
+    # in the order of the bands, the uppermost first
+    figure.legend(bands[::-1], list(action_names)[::-1], loc="outside right center", frameon=False)
+    return figure
+
+
+def with_prior_callback(given: BaseCallback, own: PriorCallback) -> tuple[PriorCallback, list[BaseCallback]]:
+    """
+    Find the one callback that updates the prior of a training.
+
+    :param given: the user's callbacks
+    :param own: the algorithm's, which is taken if the user has none
+    :return: it, and the callbacks to call, in order
+    :raises ValueError: if the user has several, or one that would not be called at every step
+    """
+    found = [(callback, holders) for callback, holders in walk(given) if isinstance(callback, PriorCallback)]
+    if not found:
+        # first, so that evaluations and checkpoints see the prior of the step they are made at
+        return own, [own, given]
+    if len(found) > 1:
+        raise ValueError(f"The prior is updated by one PriorCallback, got {len(found)} of them.")
+    callback, holders = found[0]
+    for holder in holders:
+        if isinstance(holder, EventCallback):
+            raise ValueError(
+                f"A PriorCallback updates the prior at every step, but {type(holder).__name__} calls it now and then only: "
+                "give it to learn beside the other callbacks."
+            )
+    return callback, [given]

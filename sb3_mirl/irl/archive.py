@@ -1,0 +1,118 @@
+"""A fitted model in one npz file of numbers and JSON, without pickle."""
+
+import json
+import pathlib
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from sb3_mirl.common.files import read_arrays, write_whole
+from sb3_mirl.irl.network import RoadNetwork
+
+if TYPE_CHECKING:
+    from sb3_mirl.irl.routes import MaxEntRouteChoice
+
+Model = TypeVar("Model", bound="MaxEntRouteChoice")
+
+_FITTED = ("weights_", "weight_errors_", "covariance_")
+_NUMBERS = ("log_likelihood_", "feature_gap_", "converged_", "n_iterations_", "n_gradients_")
+_ARRAY_PARAMETERS = ("reference", "initial_weights")
+
+
+def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
+    """
+    :raises ValueError: the states' labels are not numbers, text, or tuples of them
+    """
+    network, arrays = model.network, {name: getattr(model, name) for name in _FITTED}
+    parameters = {name: value for name, value in model.get_params().items() if name != "network"}
+    arrays |= {
+        name: np.asarray(parameters.pop(name), dtype=np.float64) for name in _ARRAY_PARAMETERS if parameters[name] is not None
+    }
+    arrays |= {f"history_{name}": values for name, values in model.history_.items()}
+    arrays |= {"tail": network.tail, "head": network.head, "length": network.length}
+    for name in ("segment_length", "coordinates"):
+        if getattr(network, name) is not None:
+            arrays[name] = getattr(network, name)
+    if isinstance(network.features, np.ndarray):
+        arrays["features"] = network.features
+    else:
+        arrays |= {f"features_{part}": getattr(network.features, part) for part in ("data", "indices", "indptr")}
+    arrays["farthest_destinations"] = np.array(list(model.farthest_), dtype=np.int64)
+    arrays["farthest_distances"] = np.array(list(model.farthest_.values()))
+    text = {
+        "parameters": {name: value for name, value in parameters.items() if name not in _ARRAY_PARAMETERS},
+        "numbers": {name: _plain(getattr(model, name)) for name in _NUMBERS},
+        "n_states": network.n_states,
+        "feature_names": network.feature_names,
+        "labels": None if network.labels is None else [_plain(label) for label in network.labels],
+    }
+    arrays["json"] = np.array(json.dumps(text))
+
+    def save(target: pathlib.Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, "npz", save)
+
+
+def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
+    """
+    :raises OSError: the file cannot be opened
+    :raises ValueError: it is damaged, or does not hold a model
+    """
+    file = pathlib.Path(path)
+    file = file if file.suffix else file.with_suffix(".npz")
+    arrays = read_arrays(file, ("tail", "head", "length"))
+    try:
+        return _as_model(kind, arrays, json.loads(str(arrays["json"])))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} was not written by {kind.__name__}.save ({error!r}).") from error
+
+
+def _as_model(kind: type[Model], arrays: dict[str, np.ndarray], text: dict[str, Any]) -> Model:
+    names, n_states = text["feature_names"], text["n_states"]
+    features: Any = arrays.get("features")
+    if features is None:
+        parts = tuple(arrays[f"features_{part}"] for part in ("data", "indices", "indptr"))
+        features = csr_array(parts, shape=(len(arrays["tail"]), len(names)))
+    network = RoadNetwork(
+        arrays["tail"],
+        arrays["head"],
+        features,
+        n_states=n_states,
+        feature_names=names,
+        length=arrays["length"],
+        segment_length=arrays.get("segment_length"),
+        coordinates=arrays.get("coordinates"),
+        labels=None if text["labels"] is None else [_hashable(label) for label in text["labels"]],
+    )
+    parameters = {**text["parameters"], **{name: arrays[name] for name in _ARRAY_PARAMETERS if name in arrays}}
+    model = kind.from_weights(network, arrays["weights_"], **parameters)
+    for name in _FITTED:
+        setattr(model, name, arrays[name])
+    for name in _NUMBERS:
+        setattr(model, name, text["numbers"][name])
+    model.history_ = {name: arrays[f"history_{name}"] for name in ("log_likelihood", "feature_gap")}
+    distances = zip(arrays["farthest_destinations"].tolist(), arrays["farthest_distances"].tolist(), strict=True)
+    model.farthest_.update(distances)
+    return model
+
+
+def _plain(value: Any) -> Any:
+    """A label or number as JSON has it; tuples become lists."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ValueError(
+        f"a label of type {type(value).__name__} cannot be saved ({value!r}): make it a number, text or a tuple of them"
+    )
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(_hashable(part) for part in value) if isinstance(value, list) else value

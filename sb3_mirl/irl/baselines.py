@@ -1,0 +1,266 @@
+"""What Table 1 of Ziebart et al. (2008) compares maximum entropy with: paths of least cost, and choices made one by one."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.irl.action_based import ActionLikelihood
+from sb3_mirl.irl.destination_graphs import Graphs
+from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.optimise import minimise
+from sb3_mirl.irl.parameters import Parameters
+from sb3_mirl.irl.planning import BestPaths, Planner
+from sb3_mirl.irl.trips import States, read_state, read_trips
+from sb3_mirl.irl.weights import as_weights, feature_scales, start_weights
+
+Baseline = TypeVar("Baseline", bound="_Baseline")
+Action = TypeVar("Action", bound="ActionBased")
+
+_LEAST = 1e-6  # of the mean cost of an edge: planning takes no edge for less, as there might be cycles for nothing
+
+
+class _Baseline(Parameters):
+    """``predict`` of a model whose paths have the largest reward."""
+
+    network: RoadNetwork
+
+    def predict(self, origin: int, destination: int) -> States:
+        """Return the states of the path of least cost.
+
+        :raises ValueError: the destination is out of reach
+        """
+        origin, destination = (read_state(self.network, *pair) for pair in (("origin", origin), ("destination", destination)))
+        return self._planner().path(origin, destination)
+
+    def _planner(self) -> Planner:
+        self._check_fitted("_plans")
+        if self._plans is None:  # after unpickling
+            self._plans = self._make_planner()
+        return self._plans
+
+    def _make_planner(self) -> Planner:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **{name: None for name in self.__dict__ if name in ("_plans", "_likelihood")}}
+
+    _plans: Planner | None
+
+
+class ShortestPath(_Baseline):
+    """The path of least cost for given costs; Table 1's time-based model, if they are travel times.
+
+    :param network: the network
+    :param feature: name or number of the feature that is the cost, or costs (E,)
+    """
+
+    _plans = None
+
+    def __init__(self, network: RoadNetwork, feature: str | int | ArrayLike) -> None:
+        self.network, self.feature = network, feature
+
+    def fit(self, paths: Iterable[ArrayLike] | None = None, sample_weight: ArrayLike | None = None) -> "ShortestPath":
+        """Do nothing but check the costs: there is nothing to be learned.
+
+        :raises ValueError: a cost is negative or not finite; the edge is named
+        """
+        self._plans = self._make_planner()
+        return self
+
+    def _make_planner(self) -> Planner:
+        if isinstance(self.feature, (str, int, np.integer)):
+            column = np.zeros(self.network.n_features)
+            column[self.network.feature_index(self.feature)] = 1
+            costs = self.network.rewards(column)
+        else:
+            costs = np.asarray(self.feature, dtype=np.float64)
+        if costs.shape != (self.network.n_edges,):
+            raise ValueError(f"costs must have the shape ({self.network.n_edges},), got {costs.shape}")
+        for edge in np.flatnonzero(~(np.isfinite(costs) & (costs >= 0))):
+            raise ValueError(
+                f"costs must be finite and not negative, got {costs[edge]} on {self.network.name_edge(int(edge))}"
+            )
+        return Planner(self.network, -costs, Graphs(self.network))
+
+
+class MaxMargin(_Baseline):
+    """Maximum margin planning (Ratliff, Bagnell and Zinkevich 2006), by online subgradient descent.
+
+    Costs w . f with which each observed path is cheaper than every other, by a margin that grows with the share of its length
+    that they do not share; weights of features that are never negative are kept from falling below 0, and each edge costs
+    something. Nothing here is a probability.
+
+    :param network: the network
+    :param l2: strength of the penalty l2 / 2 sum (w_k s_k)^2, s_k the root mean square of a feature
+    :param rate: of the subgradient's first step, relative to the weights; it falls as 1 / sqrt(step)
+    :param epochs: passes through the paths
+    :param seed: of the paths' order
+
+    Fitted: ``weights_`` (K,), as rewards: minus the costs, the average over the steps.
+    """
+
+    def __init__(self, network: RoadNetwork, l2: float = 1e-3, rate: float = 0.05, epochs: int = 10, seed: int = 0) -> None:
+        self.network, self.l2, self.rate, self.epochs, self.seed = network, l2, rate, epochs, seed
+
+    def fit(self, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> "MaxMargin":
+        """Find the costs.
+
+        :param paths: N sequences of states
+        :param sample_weight: (N,)
+        :raises ValueError: naming path and step, if a path does not fit the network; or a parameter is outside its range
+        """
+        check_range("l2", self.l2, 0, np.inf, high_open=True)
+        check_range("rate", self.rate, 0, np.inf, low_open=True, high_open=True)
+        check_range("epochs", self.epochs, 1, np.inf, whole=True)
+        network, trips = self.network, read_trips(self.network, paths, sample_weight)
+        graphs, generator = Graphs(network), np.random.default_rng(self.seed)
+        scales = feature_scales(network.features)
+        cost = -start_weights(network, None) * scales
+        lowest = np.where(_never_negative(network), 0.0, -np.inf)
+        step_size = self.rate * float(np.abs(cost).mean())
+        shares = trips.weights / trips.weights.mean()
+        average, step = np.zeros_like(cost), 0
+        for _ in range(self.epochs):
+            for i in generator.permutation(len(trips)):
+                step += 1
+                edges = trips.along(i)
+                graph = graphs.to(int(trips.destinations[i]))
+                costs = -self._margin_rewards(cost / scales, edges)
+                best = BestPaths(graph, -graph.local(costs)).path(int(graph.nodes(trips.origins[i])))
+                other = network.find_edges(best[:-1], best[1:])
+                counts = np.bincount(edges, minlength=network.n_edges) - np.bincount(other, minlength=network.n_edges)
+                slope = shares[i] * network.feature_counts(counts.astype(np.float64)) / scales + self.l2 * cost
+                cost = np.maximum(cost - step_size / np.sqrt(step) * slope, lowest)
+                average += (cost - average) / step
+        self.weights_ = -average / scales
+        self._plans = self._make_planner()
+        return self
+
+    def _margin_rewards(self, cost: Array, edges: Any) -> Array:
+        """(E,): minus (cost - loss); the loss is the share of the path's length, on edges that are not on it."""
+        network = self.network
+        loss = network.length / network.length[edges].sum()
+        if network.segment_length is None:
+            loss[edges] = 0
+        else:
+            loss[np.isin(network.head, network.head[edges])] = 0
+        costs = network.rewards(cost)
+        return -np.maximum(costs - loss, _LEAST * float(np.abs(costs).mean()))
+
+    def _make_planner(self) -> Planner:
+        costs = -self.network.rewards(self.weights_)
+        return Planner(self.network, -np.maximum(costs, _LEAST * float(np.abs(costs).mean())), Graphs(self.network))
+
+
+class ActionBased(_Baseline):
+    """Choices made one by one: P(e|u) proportional to exp Q*(u, e), the reward of the best path that begins with e (Eq. 7).
+
+    Paths compete only with those that leave the same state (label bias). The likelihood is piecewise smooth and not concave.
+
+    :param network: the network
+    :param l2: strength of the penalty l2 / 2 sum (theta_k s_k)^2 on the mean log likelihood, s_k the root mean square of a
+        feature
+    :param initial_weights: (K,), by default where every edge costs something
+    :param tolerance: as for ``MaxEntRouteChoice``; the likelihood's kinks may keep the fit from reaching it
+    :param max_iterations: of the fit
+    :param n_jobs: threads; by default one for each usable core
+
+    Fitted: ``weights_`` (K,), ``log_likelihood_``, the sum over the paths; ``converged_``, ``n_iterations_`` and
+    ``feature_gap_``.
+    """
+
+    _likelihood: ActionLikelihood | None
+
+    def __init__(
+        self,
+        network: RoadNetwork,
+        l2: float = 0,
+        initial_weights: ArrayLike | None = None,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.network, self.l2, self.initial_weights = network, l2, initial_weights
+        self.tolerance, self.max_iterations, self.n_jobs = tolerance, max_iterations, n_jobs
+
+    @classmethod
+    def from_weights(cls: type[Action], network: RoadNetwork, weights: ArrayLike, **parameters: Any) -> Action:
+        """Return a model of known weights (K,), as if it were fitted."""
+        model = cls(network, **parameters)
+        model._set_weights(as_weights(network, "weights", weights))
+        return model
+
+    def fit(self: Action, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> Action:
+        """Find weights of large likelihood.
+
+        :param paths: N sequences of states
+        :param sample_weight: (N,)
+        :raises ValueError: naming path and step, if a path does not fit the network; or a parameter is outside its range
+        """
+        check_range("l2", self.l2, 0, np.inf, high_open=True)
+        check_range("tolerance", self.tolerance, 0, np.inf, low_open=True, high_open=True)
+        check_range("max_iterations", self.max_iterations, 1, np.inf, whole=True)
+        trips, scales = read_trips(self.network, paths, sample_weight), feature_scales(self.network.features)
+        likelihood = ActionLikelihood(self.network, Graphs(self.network), self.n_jobs)
+        groups, total = trips.groups(), float(trips.weights.sum())
+
+        def function(x: Array) -> tuple[float, Array]:
+            value, gradient = likelihood.value_and_gradient(groups, x / scales)
+            return -value / total + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales / total
+
+        if self.initial_weights is None:
+            start = start_weights(self.network, None)
+        else:
+            start = as_weights(self.network, "initial_weights", self.initial_weights)
+        minimum = minimise(function, start * scales, None, 0.0, self.tolerance, self.max_iterations)
+        self._set_weights(minimum.x / scales)
+        self.log_likelihood_ = total * (self.l2 / 2 * float(minimum.x @ minimum.x) - minimum.value)
+        self.converged_, self.n_iterations_ = minimum.converged, minimum.n_iterations
+        self.feature_gap_ = minimum.gap
+        return self
+
+    def predict(self, origin: int, destination: int, path: Literal["probable", "cheapest"] = "probable") -> States:
+        """Return the states of the most probable path, or of the cheapest one at the learned costs ("Action (costs)").
+
+        :raises ValueError: the destination is out of reach
+        """
+        check_choice("path", path, ("probable", "cheapest"))
+        if path == "cheapest":
+            return super().predict(origin, destination)
+        origin, destination = (read_state(self.network, *pair) for pair in (("origin", origin), ("destination", destination)))
+        return self._choices().most_probable(self.network.rewards(self.weights_), origin, destination)
+
+    def log_probability(self, paths: Iterable[ArrayLike]) -> Array:
+        """(N,): log P(path | origin, destination).
+
+        :raises ValueError: naming path and step, if a path does not fit the network
+        """
+        self._check_fitted()
+        return self._choices().log_probability(self.network.rewards(self.weights_), read_trips(self.network, paths))
+
+    def score(self, paths: Iterable[ArrayLike]) -> float:
+        """Return the mean log probability of paths."""
+        return float(self.log_probability(paths).mean())
+
+    def _set_weights(self, weights: Array) -> None:
+        self.weights_ = weights
+        self._plans, self._likelihood = self._make_planner(), None
+
+    def _choices(self) -> ActionLikelihood:
+        self._check_fitted()
+        if self._likelihood is None:
+            self._likelihood = ActionLikelihood(self.network, Graphs(self.network), self.n_jobs)
+        return self._likelihood
+
+    def _make_planner(self) -> Planner:
+        return Planner(self.network, self.network.rewards(self.weights_), Graphs(self.network))
+
+
+def _never_negative(network: RoadNetwork) -> Any:
+    """(K,): whether a feature is never negative."""
+    features = network.features
+    low = features.min(axis=0) if isinstance(features, np.ndarray) else features.min(axis=0).toarray().ravel()
+    return low >= 0

@@ -1,0 +1,3 @@
+from sb3_mirl.virel.virel import VIREL
+
+__all__ = ["VIREL"]
