@@ -118,17 +118,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--shared-coin", action="store_true", help="SB3's coin: one for all environments")
     args = parser.parse_args()
+    _, hyperparameters = settings(args)
+    if args.timesteps <= hyperparameters["learning_starts"]:
+        sys.exit(f"Learning starts at step {hyperparameters['learning_starts']}: give more --timesteps.")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the other process
     th.set_num_threads(1)
     ours, theirs = multiprocessing.Pipe()
     other = multiprocessing.get_context("spawn").Process(target=play_sb3, args=(theirs, args), daemon=True)
     other.start()
     theirs.close()
-    compare, model = Comparison(ours, args.timesteps), make_run("dqn", args)
-    model.learn(args.timesteps, Told(compare), log_interval=10**9)
+    compare = Comparison(ours, args.timesteps)
+    make_run("dqn", args).learn(args.timesteps, Told(compare), log_interval=10**9)
     other.join()
-    if model.learning_starts >= args.timesteps:
-        sys.exit(f"Neither has learned anything: learning starts at step {model.learning_starts}. Give more --timesteps.")
     same = compare.n_different == 0 and compare.largest <= TOLERANCE
     print(f"The runs {'agree' if same else 'DIFFER'}: {compare} (tolerance {TOLERANCE:.0e}).")
     sys.exit(not same)
@@ -140,9 +141,13 @@ def play_sb3(to_ours: Connection, args: argparse.Namespace) -> None:
     model.learn(args.timesteps, Told(lambda _, did: to_ours.send(did)), log_interval=10**9)
 
 
+def settings(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    return MINATAR.hyperparameters(args.game, Settings(args.timesteps, args.timesteps, "default"))
+
+
 def make_run(name: str, args: argparse.Namespace) -> DQN:
     env = MINATAR.make_env(args.game, 8, args.seed, True)
-    policy, hyperparameters = MINATAR.hyperparameters(args.game, Settings(args.timesteps, args.timesteps, "default"))
+    policy, hyperparameters = settings(args)
     return make_agent(name, env, policy, hyperparameters, seed=args.seed, device="cpu")
 
 
