@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sb3_mirl.experiments.minatar import GAMES, make_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
@@ -32,7 +33,6 @@ from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
 from sb3_mirl.common.files import FolderInUse, claimed
 from sb3_mirl.envs.minatar import MinAtarCNN
 from sb3_mirl.experiments import Cell
-from sb3_mirl.experiments.minatar import GAMES, make_env
 
 POINTS = 40
 """Of a learning curve."""
