@@ -278,4 +278,6 @@ class TestDistribution:
                 assert not acting(obs)[0].any(), "the prior wants the first action"
             assert not one(th.as_tensor(obs)).any() and not one._predict(th.as_tensor(obs)).any()
             assert one.q_net.holder == [one]
+        policy.q_net.save(tmp_path / "network")
+        assert not type(policy.q_net).load(tmp_path / "network").predict(obs)[0].any()
         assert policy.q_net(th.as_tensor(obs)).argmax(-1).any(), "which the network alone does not"

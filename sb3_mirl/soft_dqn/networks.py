@@ -13,6 +13,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
+from sb3_mirl.maths import action_scores
+
 LARGE = 2**20
 """Weights of a linear layer whose products cost more than the Python around them: NatureCNN's has 1.6e6."""
 FEW = 4
@@ -21,12 +23,16 @@ FEW = 4
 
 class SoftQNetwork(QNetwork):
     """
-    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. It acts as the policy does that holds it; a
-    network that was saved and loaded alone has no prior, and acts by argmax_a Q(s, a).
+    SB3's ``QNetwork``, which ``torch.compile`` takes as a whole for images too. It acts as the policy does that holds it, or
+    held it when the network was saved alone.
+
+    :param log_prior: (A,) log rho(a) of that policy, None for argmax_a Q(s, a)
+    :param beta: inverse temperature of that policy
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, log_prior: list[float] | None = None, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.log_prior_of_saved, self.beta_of_saved = log_prior, beta
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         # looked up once: SB3 looks into the arrays of the space at every call
@@ -51,7 +57,18 @@ class SoftQNetwork(QNetwork):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         q = self(observation)
-        return self.holder[0].greedy_actions(q) if self.holder else q.argmax(-1)
+        if self.holder:
+            return self.holder[0].greedy_actions(q)
+        if self.log_prior_of_saved is None:
+            return q.argmax(-1)
+        log_prior = th.tensor(self.log_prior_of_saved, dtype=th.float64, device=q.device)
+        return action_scores(q, log_prior, self.beta_of_saved).argmax(-1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        log_prior, beta = self.log_prior_of_saved, self.beta_of_saved
+        if self.holder:
+            log_prior, beta = self.holder[0].log_prior.tolist(), float(self.holder[0].beta)
+        return {**super()._get_constructor_parameters(), "log_prior": log_prior, "beta": beta}
 
 
 @contextmanager
