@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sb3_mirl.experiments.minatar import GAMES, make_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
 from sb3_mirl.common.files import FolderInUse, claimed
-from sb3_mirl.envs.minatar import MinAtarCNN
-from sb3_mirl.experiments import Cell
+from sb3_mirl.envs.minatar import GAMES, MinAtarCNN
+from sb3_mirl.experiments import Run, statistics
+from sb3_mirl.experiments.games import make_minatar_env
 
 POINTS = 40
 """Of a learning curve."""
@@ -131,7 +131,7 @@ class Curve(BaseCallback):
 def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorithm:
     """The agent in its games."""
     cls, arguments = AGENTS[agent][0], dict(AGENTS[agent][1])
-    env = make_env(game, arguments.pop("n_envs"), seed, True)
+    env = make_minatar_env(game, arguments.pop("n_envs"), seed, True)
     if cls is SoftDQN:
         arguments["learning_starts"] = max(500, timesteps // 28)
         arguments["target_update_interval"] = min(4000, max(500, timesteps // 14))
@@ -140,23 +140,25 @@ def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorith
     return cls("MlpPolicy", env, seed=seed, device="cpu", **arguments)  # type: ignore[call-arg,arg-type]
 
 
-def run_cell(cell: Cell, timesteps: int, out: Path) -> None:
+def run(job: Run, timesteps: int, out: Path) -> None:
     """Trains one agent, from its last checkpoint if there is one; nothing where it is done, or another process does it."""
-    folder = out / cell.folder
+    folder = out / job.folder
     try:
         with claimed(folder):
             if not (folder / "curve.csv").exists():
-                train(cell, timesteps, folder)
+                train(job, timesteps, folder)
     except FolderInUse:
         print(f"{folder} is being run by another process, and left to it.", flush=True)
 
 
-def train(cell: Cell, timesteps: int, folder: Path) -> None:
+def train(job: Run, timesteps: int, folder: Path) -> None:
     checkpoint, curve = ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1), Curve(timesteps // POINTS)
     if checkpoint.exists():
-        model = resume(folder / "checkpoint", make_env(cell.game, AGENTS[cell.agent][1]["n_envs"], cell.seed, True), "cpu")
+        model = resume(
+            folder / "checkpoint", make_minatar_env(job.game, AGENTS[job.agent][1]["n_envs"], job.seed, True), "cpu"
+        )
     else:
-        model = make_model(cell.agent, cell.game, cell.seed, timesteps)
+        model = make_model(job.agent, job.game, job.seed, timesteps)
     model.learn(timesteps, callback=[curve, checkpoint], log_interval=10**9)
     if checkpoint.interrupted:
         raise SystemExit("Interrupted: the same command goes on from here.")
@@ -166,15 +168,13 @@ def train(cell: Cell, timesteps: int, folder: Path) -> None:
         model.prior_callback.save(folder / "prior_history.npz")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     last = curve.rows[-1]
-    print(f"{cell.game} {cell.agent} seed {cell.seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()), flush=True)
+    print(f"{job.game} {job.agent} seed {job.seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()), flush=True)
 
 
 def read(out: Path, games: list[str], agents: list[str]) -> pd.DataFrame:
     """All finished runs: game, agent, seed, timesteps, seconds, return."""
     frames = [
-        pd.read_csv(path).assign(
-            game=Cell.of(path.parent).game, agent=Cell.of(path.parent).agent, seed=Cell.of(path.parent).seed
-        )
+        pd.read_csv(path).assign(game=Run.of(path.parent).game, agent=Run.of(path.parent).agent, seed=Run.of(path.parent).seed)
         for game in games
         for agent in agents
         for path in sorted(out.glob(f"cells/{game}/{agent}/seed_*/curve.csv"))
@@ -186,34 +186,29 @@ def read(out: Path, games: list[str], agents: list[str]) -> pd.DataFrame:
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
     """Mean return over the whole run, and at its end: per game and agent the mean over seeds with its 95 % interval."""
-    from scipy import stats
-
     runs = curves.groupby(["game", "agent", "seed"]).agg(
         area=("return", "mean"), final=("return", "last"), seconds=("seconds", "last")
     )
-
-    def interval(values: pd.Series) -> float:
-        return float(stats.t.ppf(0.975, len(values) - 1) * values.sem()) if len(values) > 1 else math.nan
-
     return runs.groupby(["game", "agent"]).agg(
-        seeds=("area", "size"), area=("area", "mean"), area_half_interval=("area", interval),
-        final=("final", "mean"), final_half_interval=("final", interval), seconds=("seconds", "mean"),
-    )  # fmt: skip
+        seeds=("area", "size"), area=("area", interval), final=("final", interval), seconds=("seconds", "mean")
+    )
+
+
+def interval(scores: pd.Series) -> str:
+    """Mean over the seeds [95 % interval of a bootstrap of the seeds]."""
+    return format(statistics.mean(scores.to_numpy()), ".2f")
 
 
 def overlap(curves: pd.DataFrame) -> pd.DataFrame:
-    """Figure 3 as numbers: area of soft Q-learning minus that of the policy gradient, over seeds that both have."""
-    from scipy import stats
-
+    """Figure 3 as numbers: area of soft Q-learning minus that of the policy gradient, paired by the seeds that both have."""
     area = curves.groupby(["game", "agent", "seed"])["return"].mean().unstack("agent")
     rows = []
     for name in area.columns:
         if name.startswith("soft_q_"):
             other = "policy_gradient_" + name.rsplit("_", 1)[1]
             for game, difference in (area[name] - area[other]).dropna().groupby("game") if other in area else ():
-                half = stats.t.ppf(0.975, len(difference) - 1) * difference.sem() if len(difference) > 1 else math.nan
-                rows.append([game, name, len(difference), difference.mean(), half, area[other][game].mean()])
-    return pd.DataFrame(rows, columns=["game", "agent", "seeds", "difference", "half_interval", "policy_gradient"])
+                rows.append([game, name, len(difference), interval(difference), area[other][game].mean()])
+    return pd.DataFrame(rows, columns=["game", "agent", "seeds", "difference", "policy_gradient"])
 
 
 def draw(curves: pd.DataFrame, path: Path) -> None:
@@ -269,7 +264,7 @@ def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
 
 
 def minatar_games(n_envs: int) -> Any:
-    return make_env("breakout", n_envs, 0, True)
+    return make_minatar_env("breakout", n_envs, 0, True)
 
 
 def atari_games(n_envs: int) -> Any:
@@ -313,7 +308,7 @@ def main() -> None:
             for game in args.games:
                 for agent in agents:
                     shorter = args.part == "pqn_seconds" and AGENTS[agent][0] is SoftDQN
-                    run_cell(Cell(game, agent, seed), int(args.timesteps * (DQN_STEPS if shorter else 1)), out)
+                    run(Run(game, agent, seed), int(args.timesteps * (DQN_STEPS if shorter else 1)), out)
     curves = read(out, args.games, agents)
     table = areas(curves)
     table.to_csv(out / "table.csv")

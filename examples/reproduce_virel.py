@@ -145,31 +145,31 @@ def train(folder: Path, agent: str, env_id: str, seed: int, timesteps: int, ever
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Return over the seeds, last and best snapshot, in Markdown: mean, half of the 95 % interval (number of seeds)."""
+    """Return over the seeds, last and best snapshot, in Markdown: mean [95 % interval] (number of seeds)."""
+    from sb3_mirl.experiments import statistics
     from sb3_mirl.experiments.results import markdown
-    from sb3_mirl.plots import mean_interval
 
     cells: dict[tuple[str, str], str] = {}
     for (env_id, agent), runs in rows.groupby(["env", "agent"], sort=False):
         complete = runs[runs["timesteps"] <= runs.groupby("seed")["timesteps"].max().min()]
         wide = complete.pivot(index="seed", columns="timesteps", values="score")
         for name, values in (("last", wide.iloc[:, -1]), ("best", wide.max(axis=1))):
-            mean, low, _ = mean_interval(values)
-            half = f" ± {mean - low:.0f}" if len(values) > 1 else ""
-            cells[f"{env_id}, {name} of {wide.columns[-1]:g} steps", str(agent)] = f"{mean:.0f}{half} ({len(values)})"
+            estimate = statistics.mean(values.to_numpy())
+            cells[f"{env_id}, {name} of {wide.columns[-1]:g} steps", str(agent)] = f"{estimate:.0f} ({len(values)})"
     wide_cells = pd.Series(cells).unstack().rename_axis("mean return (seeds)")
     order = list(dict.fromkeys(row for row, _ in cells)), list(dict.fromkeys(rows["agent"]))
     return markdown(wide_cells.loc[order].fillna(""))
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Return, T and entropy against steps: one column per environment; mean over the seeds with its 95 % interval."""
+    """Return, T and entropy against steps: one column per environment; mean over the seeds, 95 % bootstrap interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from sb3_mirl.plots import ACTION_COLOURS, mean_interval, step_axis
+    from sb3_mirl.experiments import statistics
+    from sb3_mirl.plots import ACTION_COLOURS, step_axis
 
     envs, agents = list(dict.fromkeys(rows["env"])), list(dict.fromkeys(rows["agent"]))
     figure, axes = plt.subplots(
@@ -179,9 +179,9 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         for ax, (name, label) in zip(axes[:, column], QUANTITIES.items(), strict=True):
             for colour, agent in enumerate(agents):
                 runs = rows[(rows["env"] == env_id) & (rows["agent"] == agent)]
-                wide = runs.pivot(index="seed", columns="timesteps", values=name)
-                if wide.notna().to_numpy().any():
-                    mean, low, high = mean_interval(wide.to_numpy())
+                wide = runs.pivot(index="seed", columns="timesteps", values=name).dropna(axis="columns")
+                if not wide.empty:
+                    mean, low, high = statistics.mean(wide.to_numpy())
                     colours = {"color": ACTION_COLOURS[colour % len(ACTION_COLOURS)]}
                     ax.plot(wide.columns, mean, label=agent, **colours)
                     ax.fill_between(wide.columns, low, high, alpha=0.18, linewidth=0, **colours)

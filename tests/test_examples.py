@@ -1,0 +1,49 @@
+"""What the scripts in examples/ need of the package is there; the longer ones are run small by tests of their subject."""
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+def imported_names(path: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of every `from sb3_mirl... import ...`, also of those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sb3_mirl"):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")  # nor is a deprecated name used
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_what_a_script_imports_exists(script: Path) -> None:
+    for module, name in imported_names(script):
+        loaded = importlib.import_module(module)
+        assert hasattr(loaded, name) or importlib.import_module(f"{module}.{name}"), f"{module} has no {name}"
+
+
+def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minatar")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import reproduce_pg_soft_q
+
+    agents = ["policy_gradient_0.1", "soft_q_0.1", "dqn", "pqn_prior"]
+    arguments = f"figure3 --games breakout --seeds 2 --timesteps 1200 --out {tmp_path} --agents".split()
+    monkeypatch.setattr(sys, "argv", ["reproduce_pg_soft_q.py", *arguments, *agents])
+    reproduce_pg_soft_q.main()
+    out = tmp_path / "figure3_1200"
+    assert set(pd.read_csv(out / "table.csv")["agent"]) == set(agents)
+    assert list(pd.read_csv(out / "overlap.csv")["agent"]) == ["soft_q_0.1"]
+    assert (out / "figure3.png").stat().st_size > 10_000
+    curves = sorted(out.glob("cells/*/*/*/curve.csv"))
+    assert len(curves) == 2 * len(agents)
+
+    before = [path.stat().st_mtime_ns for path in curves]
+    reproduce_pg_soft_q.main()  # finished runs are kept
+    assert [path.stat().st_mtime_ns for path in curves] == before
