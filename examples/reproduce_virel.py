@@ -222,10 +222,14 @@ def main() -> None:
                 pool.submit(train, folder_of(args.out, *run), run[1], run[0], run[2], args.timesteps, args.snapshot_every): run
                 for run in runs
             }
-            for future in as_completed(futures):
-                error = future.exception()
-                failed |= error is not None
-                print(*futures[future], f"failed: {error!r}" if error else future.result(), flush=True)
+            try:
+                for future in as_completed(futures):
+                    error = future.exception()
+                    failed |= error is not None
+                    print(*futures[future], f"failed: {error!r}" if error else future.result(), flush=True)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)  # those under way save a checkpoint, as they have got the signal too
+                sys.exit("Interrupted: the same command goes on from here.")
     files = [path for run in runs if (path := folder_of(args.out, *run) / "rows.csv").exists()]
     if not files:
         sys.exit(f"There are no results in {args.out} yet.")
