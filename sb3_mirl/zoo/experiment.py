@@ -1,10 +1,8 @@
 """The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
 
-import json
 import os
 import re
 import shutil
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,9 +85,7 @@ def steps_of(agent: Path) -> int:
     :param agent: zip file of an algorithm of SB3's kind
     :raises ValueError: if it is damaged
     """
-    check_archive(agent, ("data",), "an algorithm's save")
-    with zipfile.ZipFile(agent) as archive:
-        return int(json.loads(archive.read("data"))["num_timesteps"])
+    return int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
 
 
 class Experiment(exp_manager.ExperimentManager):
