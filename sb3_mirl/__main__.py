@@ -69,7 +69,7 @@ def _run(command: str) -> None:
     del sys.argv[1]
     sys.argv[0] = f"sb3_mirl {command}"
     if command in PLAYERS:
-        from sb3_mirl.zoo.players import play_without_memory
+        from sb3_mirl.zoo.patches import play_without_memory
 
         play_without_memory()
     if command in PLOTS:

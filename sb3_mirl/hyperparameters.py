@@ -55,26 +55,18 @@ def hyperparameters(algo: str, env_id: str, n_envs: int = 1, preset: str | None 
 
 def budget(algo: str, env_id: str, preset: str | None = None) -> int:
     """
-    Return the number of environment steps for which the shipped hyperparameters were chosen.
+    Return the number of environment steps for which the shipped hyperparameters were chosen: ``total_timesteps`` of ``learn``.
 
-    :param algo: "mirl", "softdqn", ...
-    :param env_id: id of the environment
-    :param preset: as in :func:`hyperparameters`
-    :return: ``total_timesteps`` of ``learn``
-    :raises ValueError: as :func:`hyperparameters`
+    Arguments and errors are those of :func:`hyperparameters`.
     """
     return int(entry(algo, env_id, preset)["n_timesteps"])
 
 
 def entry(algo: str, env_id: str, preset: str | None = None) -> dict[str, Any]:
     """
-    Return the entry of ``zoo_configs/`` for an environment as it stands there, in the dialect of the RL Zoo.
+    Return a copy of the entry of ``zoo_configs/`` for an environment, in the dialect of the RL Zoo.
 
-    :param algo: "mirl", "softdqn", ...
-    :param env_id: id of the environment
-    :param preset: as in :func:`hyperparameters`
-    :return: a copy
-    :raises ValueError: as :func:`hyperparameters`
+    Arguments and errors are those of :func:`hyperparameters`.
     """
     import yaml
 
@@ -96,41 +88,23 @@ def algorithms() -> list[str]:
 
 
 def presets(algo: str) -> list[str]:
-    """
-    Return the names of an algorithm's further configurations.
-
-    :param algo: "mirl", "softdqn", ...
-    """
+    """Return the names of an algorithm's further configurations."""
     return sorted(path.parent.name for path in CONFIGS.glob(f"*/{algo}.yml"))
 
 
 def config_file(algo: str, preset: str | None = None) -> Path:
-    """
-    Return where a configuration is, whether it exists or not.
-
-    :param algo: "mirl", "softdqn", ...
-    :param preset: None for the main one
-    """
+    """Return where a configuration is, whether it exists or not."""
     return CONFIGS / (preset or "") / f"{algo}.yml"
 
 
 def is_atari(env_id: str) -> bool:
-    """
-    Return whether an environment is one of Atari's, known to gymnasium or not.
-
-    :param env_id: its id
-    """
+    """Return whether an environment is one of Atari's, known to gymnasium or not."""
     spec = gym.registry.get(env_id)
     return bool(_ATARI_ID.match(env_id)) if spec is None else "AtariEnv" in str(spec.entry_point)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """
-    Return the end of a sentence about a name that is not known.
-
-    :param name: what was given
-    :param known: what there is
-    """
+    """Return the end of a sentence about a name that is not one of the known."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return (f". Did you mean {near[0]!r}?" if near else ".") + f" There are: {', '.join(known) or 'none'}."

@@ -81,7 +81,7 @@ def test_load_takes_open_files(files: Path) -> None:
     [
         ("text.zip", "text.zip is damaged, or no zip file written by QLearning.save"),
         ("empty.zip", "it has no 'data'"),
-        ("mirl", "mirl was saved by MIRL; load it by MIRL.load"),
+        ("mirl", "mirl was saved by MIRL, not by QLearning: load it by MIRL.load"),
     ],
 )
 def test_tabular_load_refuses(files: Path, name: str, message: str) -> None:

@@ -109,7 +109,7 @@ def test_rows_come_back(case: str, mean_length: int) -> None:
         reference = through_pickle(buffer)
         follow.feed([copy, reference], 15)
         assert_same_memory(reference, copy)
-        grown |= case == "frames" and buffer.rows.writer.pool.extra is not None
+        grown |= case == "frames" and buffer._writer.pool.extra is not None
     assert n_added > 2 * CAPACITY and grown == (case == "frames")
 
 

@@ -149,7 +149,7 @@ def events_of_steps(draw):
 def test_same_as_sb3_on_any_stream(events, rows, n_steps, n_colours, reset_padding, seed, on_host, handle_timeouts):
     n_envs = len(events[0])
     ours, theirs = both(rows * n_envs, n_envs, n_steps=n_steps, handle_timeout_termination=handle_timeouts)
-    ours.rows.writer.pool.host_sync_is_free = on_host
+    ours._writer.pool.host_sync_is_free = on_host
     stream = Stream(n_envs=n_envs, seed=seed, n_colours=n_colours, reset_padding=reset_padding)
     for step, row in enumerate(events):
         transition = stream.step(row)
@@ -200,7 +200,7 @@ def test_same_seed_draws_same_batches_as_sb3(n_steps):
 
 def test_device_path_draws_from_all_and_only_stored_transitions():
     ours, theirs = both(20, n_envs=2)
-    ours.rows.writer.pool.host_sync_is_free = False
+    ours._writer.pool.host_sync_is_free = False
     stream = Stream(n_envs=2, n_colours=1000)
     for _ in range(7):
         transition = stream.step(["go on"] * 2)
@@ -217,7 +217,7 @@ def test_sampling_on_the_device_asks_nothing_of_the_host(n_steps):
     for events, grown in (("go on", False), ("terminate", True)):  # episodes of one step need more frames than there are
         for _ in range(300):
             buffer.add(*stream.step([events] * 2))
-        assert (buffer.rows.writer.pool.extra is not None) == grown
+        assert (buffer._writer.pool.extra is not None) == grown
         with OnTheDeviceOnly():
             batch = buffer.sample_batches(3, 8)
         assert batch.observations.is_meta and batch.observations.shape == (24, *SPACE.shape)
@@ -262,8 +262,8 @@ class TestMemory:
 
     def test_nbytes_counts_everything(self):
         buffer = FrameReplayBuffer(100, SPACE, ACTIONS)
-        pool, writer = buffer.rows.writer.pool, buffer.rows.writer
-        owners = (vars(buffer), buffer.rows.columns, vars(writer), vars(pool))
+        pool, writer = buffer._writer.pool, buffer._writer
+        owners = (vars(buffer), vars(writer), vars(pool))
         values = [value for owner in owners for value in owner.values()]
         arrays = [value for value in values if isinstance(value, np.ndarray | th.Tensor)]
         assert abs(buffer.nbytes - sum(array.nbytes for array in arrays)) < 100
@@ -278,18 +278,18 @@ class TestMemory:
 
     def test_short_episodes_grow_it_no_more_than_their_starts(self):
         ours, theirs = both(400)
-        first = len(ours.rows.writer.pool.frames)
+        first = len(ours._writer.pool.frames)
         stream = Stream(n_colours=200)
         for _ in range(2000):
             transition = stream.step(["terminate"])
             ours.add(*transition)
             theirs.add(*transition)
-        assert ours.rows.writer.pool.extra is not None
-        frames = first + len(ours.rows.writer.pool.extra)
+        assert ours._writer.pool.extra is not None
+        frames = first + len(ours._writer.pool.extra)
         assert 800 < frames < 860
         assert_same_contents(ours, theirs)
         ours.reset()
-        assert ours.rows.writer.pool.extra is None
+        assert ours._writer.pool.extra is None
         theirs.reset()
         transition = stream.step(["go on"])
         ours.add(*transition)
@@ -326,9 +326,9 @@ class TestState:
         stream = Stream(n_colours=200)
         buffer.add(*stream.step(["go on"]))
         loaded = pickle.loads(pickle.dumps(buffer))
-        live = loaded.rows.writer.pool.live
+        live = loaded._writer.pool.live
         loaded.add(*stream.step(["go on"]))
-        assert loaded.rows.writer.pool.live == live + 1
+        assert loaded._writer.pool.live == live + 1
 
     def test_only_the_filled_part_is_written(self):
         space = spaces.Box(0, 255, (4, 84, 84), np.uint8)

@@ -50,7 +50,7 @@ def test_each_class_loads_its_own_files_only(saved: Path, saved_by: str, loaded_
             warnings.simplefilter("error")
             assert type(cls.load(saved / saved_by, env="MirlSquare-v0")) is cls
         return
-    message = f"{saved_by} was saved by {saved_by}; load it by {saved_by}.load"
+    message = f"{saved_by} was saved by {saved_by}, not by {loaded_by}: load it by {saved_by}.load"
     for env in (None, "MirlSquare-v0", "an environment that is never made"):
         with pytest.raises(ValueError, match=message):
             cls.load(saved / saved_by, env=env)
@@ -74,7 +74,7 @@ def test_the_deep_agents_refuse_tabular_files(saved: Path, saved_by: str, loaded
     ("saved_by", "cls"), [("Mine", TabularMIRL), ("TabularMIRL", Mine), ("Mine", Yours)], ids=["base", "subclass", "sibling"]
 )
 def test_a_users_subclass_and_its_base_load_each_others_files_with_a_warning(saved: Path, saved_by: str, cls: type) -> None:
-    with pytest.warns(UserWarning, match=f"was saved by {saved_by} and is loaded as {cls.__name__}"):
+    with pytest.warns(UserWarning, match=f"was saved by {saved_by}, a relative of {cls.__name__}: what only {saved_by} does"):
         agent = cls.load(saved / saved_by)
     assert type(agent) is cls and agent.num_timesteps == 100
 
@@ -84,7 +84,7 @@ def test_a_users_subclass_is_of_its_base_class(saved: Path) -> None:
         warnings.simplefilter("error")
         assert type(Mine.load(saved / "Mine")) is Mine and type(Other.load(saved / "Other")) is Other
     for saved_by, cls in (("Mine", QLearning), ("QLearning", Mine), ("Other", QLearning), ("QLearning", Other)):
-        with pytest.raises(ValueError, match=f"was saved by {saved_by}; load it by {saved_by}.load"):
+        with pytest.raises(ValueError, match=f"was saved by {saved_by}, not by {cls.__name__}: load it by {saved_by}.load"):
             cls.load(saved / saved_by)
 
 

@@ -186,11 +186,7 @@ def _writer(content: bytes) -> Write:
 
 
 def release_abandoned(folder: Path) -> None:
-    """
-    Give back a folder that a training of this process held until an error ended it.
-
-    :param folder: of checkpoints
-    """
+    """Give back a folder that a training of this process held until an error ended it."""
     holder = _HOLDERS.pop(folder, lambda: None)()
     if holder is not None:
         if is_learning(holder.model):

@@ -16,12 +16,7 @@ Layer = VecEnv | gym.Env[Any, Any]
 
 
 def describe_environment(env: VecEnv) -> dict[str, Any]:
-    """
-    Describe what must be the same for a run to go on in another environment.
-
-    :param env: the vector environment
-    :return: for :func:`check_environment`
-    """
+    """Return what must be the same for a run to go on in another environment than ``env``."""
     normalize = unwrap_vec_normalize(env)
     normalized = [] if normalize is None else [n for n in ("obs", "reward") if getattr(normalize, f"norm_{n}")]
     return {"environments": env.num_envs, "VecNormalize of": normalized, "in VecNormalize": normalize is not None}
@@ -31,8 +26,8 @@ def check_environment(env: VecEnv, kind: dict[str, Any]) -> None:
     """
     Compare an environment with that of a run.
 
-    :param env: the vector environment
-    :param kind: from :func:`describe_environment`
+    :param env: the environment here
+    :param kind: of the run's, from :func:`describe_environment`
     :raises ValueError: naming the differences
     """
     own = describe_environment(env)

@@ -38,7 +38,9 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
         """
-        :raises CheckpointError: if the manifest is missing or damaged
+        Read the manifest of the checkpoint in ``path``.
+
+        :raises CheckpointError: if it is missing or damaged
         """
         try:
             manifest = json.loads((path / MANIFEST).read_text())
@@ -52,13 +54,12 @@ class Checkpoint:
 
     def check(self) -> None:
         """
-        :raises CheckpointError: naming the first file that is not as it was written
+        Read all files through.
+
+        :raises DamagedFile: naming the first file that is not as it was written
         """
-        try:
-            for name, expected in self.files.items():
-                check_file(self.path.parent / name, expected)
-        except DamagedFile as error:
-            raise CheckpointError(str(error)) from error
+        for name, expected in self.files.items():
+            check_file(self.path.parent / name, expected)
 
 
 class CheckpointFolder:
@@ -73,12 +74,12 @@ class CheckpointFolder:
         self.path = Path(path)
 
     def paths(self) -> list[Path]:
-        """Folders of checkpoints, newest first; they may turn out to be damaged."""
+        """Return the folders of checkpoints, newest first; they may turn out to be damaged."""
         return sorted((path for path in self.path.glob("checkpoint_*") if path.is_dir()), reverse=True)
 
     def newest(self) -> Checkpoint:
         """
-        The newest checkpoint without damage; warns of newer ones.
+        Return the newest checkpoint without damage, with a warning about newer ones.
 
         :raises CheckpointError: if there is none
         """
@@ -87,7 +88,7 @@ class CheckpointFolder:
             try:
                 checkpoint = Checkpoint.read(path)
                 checkpoint.check()
-            except CheckpointError as error:
+            except DamagedFile as error:
                 problems.append(str(error))
                 continue
             if problems:
@@ -100,7 +101,7 @@ class CheckpointFolder:
         self, step: int, own: Mapping[str, Write], chunks: Mapping[str, Write], shared: Mapping[str, Checksum]
     ) -> Checkpoint:
         """
-        Adds a checkpoint, or nothing.
+        Add a checkpoint, or nothing.
 
         :param step: environment steps done
         :param own: the checkpoint's own files
@@ -134,28 +135,27 @@ class CheckpointFolder:
 
     def go_on_from(self, step: int) -> None:
         """
-        Removes damaged checkpoints that are newer than the one at which a run goes on.
+        Remove damaged checkpoints that are newer than the one of ``step``, at which a run goes on.
 
-        :param step: environment steps done
         :raises FileExistsError: if there is a newer one without damage
         """
         for path in self.paths():
             if path.name <= f"checkpoint_{step:012d}":
                 break
-            with suppress(CheckpointError):
+            with suppress(DamagedFile):
                 Checkpoint.read(path).check()
                 raise FileExistsError(f"{path} is newer than this model, at step {step}: resume the run again.")
             self._discard(path)
         self.remove_leftovers()
 
     def keep_newest(self, n: int) -> None:
-        """Removes all checkpoints but the ``n`` newest ones, and chunks that no checkpoint needs."""
+        """Remove all checkpoints but the ``n`` newest ones, and chunks that no checkpoint needs."""
         for path in self.paths()[n:]:
             self._discard(path)
         self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
-        """Removes what a killed or failed save left, and chunks that no checkpoint needs."""
+        """Remove what a killed or failed save left, and chunks that no checkpoint needs."""
         shutil.rmtree(self.path / "partial", ignore_errors=True)
         needed: set[str] = set()
         for path in self.paths():

@@ -48,11 +48,7 @@ class DeferredSignals:
 
 
 def is_learning(model: BaseAlgorithm) -> bool:
-    """
-    Whether a thread of this process is inside ``model.learn``.
-
-    :param model: of any algorithm
-    """
+    """Return whether a thread of this process is inside ``model.learn``."""
     for frame in sys._current_frames().values():
         inner: FrameType | None = frame
         while inner is not None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import save_to_pkl
 
@@ -38,7 +37,7 @@ class SavedMemory:
     num_timesteps: int = 0
 
     def expected(self, model: BaseAlgorithm) -> int:
-        """Return the number of rows that have come to the memory by now, if nothing but learning has changed it."""
+        """Return how many rows the memory has had by now, if nothing but learning has changed it."""
         return self.n_added + (model.num_timesteps - self.num_timesteps) // model.n_envs
 
 
@@ -56,8 +55,7 @@ def save_memory(model: BaseAlgorithm, saved: SavedMemory) -> tuple[SavedMemory, 
     kind = describe(model.replay_buffer)
     if rows is None:
         name = f"all_{token_hex(4)}.pkl"
-        write = partial(_write_whole, buffer=model.replay_buffer)
-        return SavedMemory([(name, 0, 0)]), {**kind, "position": None}, {name: write}
+        return SavedMemory([(name, 0, 0)]), kind, {name: partial(save_to_pkl, obj=model.replay_buffer)}
     oldest = max(rows.n_added - rows.n_kept, 0)
     # otherwise something else has changed the memory, or all that is on disk is out of date
     goes_on = rows.n_added == saved.expected(model) and saved.n_added >= oldest
@@ -107,7 +105,7 @@ def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: di
 
 
 def _parts(rows: Rows, first: int) -> Iterator[tuple[int, int]]:
-    """Rows ``first`` to the newest in parts of about ``CHUNK_BYTES``."""
+    """Cut the rows from ``first`` to the newest into parts of about ``CHUNK_BYTES``."""
     if first == rows.n_added:
         return
     row_bytes = sum(array.nbytes for array in rows.read_rows(rows.n_added - 1, rows.n_added).values())
@@ -117,12 +115,8 @@ def _parts(rows: Rows, first: int) -> Iterator[tuple[int, int]]:
 
 
 def _write_rows(file: BufferedWriter, rows: Rows, first: int, last: int) -> None:
-    """As ``np.savez_compressed``, which only knows the level 6."""
+    """Do what ``np.savez_compressed`` does, which knows level 6 only."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
         for name, array in rows.read_rows(first, last).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _write_whole(file: BufferedWriter, buffer: ReplayBuffer) -> None:
-    save_to_pkl(file, buffer)

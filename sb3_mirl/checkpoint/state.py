@@ -51,12 +51,11 @@ RUNS: WeakKeyDictionary[BaseAlgorithm, Run] = WeakKeyDictionary()
 
 def get_state(model: BaseAlgorithm, callback: BaseCallback, at_start: "CallbackRecord") -> dict[str, Any]:
     """
-    Collect the state of a run.
+    Collect the state of a run between two rollouts, for :func:`prepare` and :func:`go_on`.
 
-    :param model: the model, between two rollouts
+    :param model: the model
     :param callback: the callback of its training
     :param at_start: of the callbacks, when the training began
-    :return: for :func:`prepare` and :func:`go_on`
     """
     assert model.env is not None
     normalize = model.get_vec_normalize_env()
@@ -83,11 +82,9 @@ def get_state(model: BaseAlgorithm, callback: BaseCallback, at_start: "CallbackR
 
 def prepare(model: BaseAlgorithm, state: dict[str, Any]) -> str | None:
     """
-    Restore environments, statistics and the generator of random actions. The rest is left to :func:`go_on`: what comes
-    before it may draw random numbers.
+    Restore environments, statistics and the generator of random actions of a loaded model. The rest is left to
+    :func:`go_on`: what comes before it may draw random numbers.
 
-    :param model: the loaded model
-    :param state: from :func:`get_state`
     :return: None, or why the environments start anew
     """
     problem = state.get("environment_problem")
@@ -111,10 +108,6 @@ def go_on(model: BaseAlgorithm, callback: BaseCallback, state: dict[str, Any]) -
     Restore callbacks and random numbers, when all else is ready for the first step. Twice: before callbacks are told
     that the training starts, and, where a checkpoint callback is among them, at the start of the first rollout: other
     callbacks may begin anew with the training, and SB3 draws the noise of gSDE with the rollout.
-
-    :param model: the loaded model
-    :param callback: the callback of its training
-    :param state: from :func:`get_state`
     """
     set_callback_states(callback, state["callbacks"])
     for name, matrix in state["noise"].items():
@@ -147,11 +140,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """
-    Go on with saved random numbers.
-
-    :param states: from :func:`get_random_states`
-    """
+    """Go on with the random numbers of :func:`get_random_states`."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(states["torch"])
@@ -176,7 +165,7 @@ def _noise_distribution(model: BaseAlgorithm) -> Any:
 
 class CallbackRecord:
     """
-    What the callbacks of a training have counted and recorded: what they say by a method ``state_dict``, else their
+    Record what the callbacks of a training have counted: what they say by a method ``state_dict``, else their
     attributes as far as these can be pickled. Arguments of the constructor are configuration and left out, unless the
     training has changed them. Evaluation environments are saved like those of the training.
 
@@ -187,22 +176,18 @@ class CallbackRecord:
     def __init__(self, root: BaseCallback, resumed_from: Mapping[str, dict[str, Any]]) -> None:
         self._arguments = {}  # pickled arguments of constructors that the training has not changed, by callback
         for name, callback in _named(root).items():
-            changed = resumed_from.get(name, {}).get("attributes", {})
-            self._arguments[name] = {key: _pickled(vars(callback)[key]) for key in _arguments(callback) if key not in changed}
+            keys = inspect.signature(type(callback).__init__).parameters.keys() & vars(callback).keys()
+            keys -= resumed_from.get(name, {}).get("attributes", {}).keys()
+            self._arguments[name] = {key: _pickled(vars(callback)[key]) for key in keys}
         self.problems: list[str] = []  # what will not go on
 
     def states(self, root: BaseCallback) -> dict[str, dict[str, Any]]:
-        """
-        Collect the states of all callbacks.
-
-        :param root: the callback that the record began with
-        :return: for :func:`set_callback_states`, by class and number
-        """
+        """Return the states of all callbacks in ``root`` by class and number, for :func:`set_callback_states`."""
         self.problems = []
         states = {}
         for name, callback in _named(root).items():
-            if _has_protocol(callback):
-                states[name] = {"n_calls": callback.n_calls, "state_dict": callback.state_dict()}  # type: ignore[attr-defined]
+            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+                states[name] = {"n_calls": callback.n_calls, "state_dict": callback.state_dict()}
             else:
                 states[name] = self._attributes(name, callback)
         return states
@@ -236,12 +221,7 @@ class CallbackRecord:
 
 
 def set_callback_states(root: BaseCallback, states: dict[str, dict[str, Any]]) -> None:
-    """
-    Go on with the states of callbacks.
-
-    :param root: the callback of a training, with those inside; what was not saved stays as it is
-    :param states: from :meth:`CallbackRecord.states`
-    """
+    """Go on with the states that :meth:`CallbackRecord.states` gave; of what was not saved nothing changes."""
     for name, callback in _named(root).items():
         state = states.get(name)
         if state is None:
@@ -264,14 +244,6 @@ def _named(root: BaseCallback) -> dict[str, BaseCallback]:
         number = sum(other.startswith(f"{name}/") for other in found)
         found[f"{name}/{number}"] = callback
     return found
-
-
-def _has_protocol(callback: BaseCallback) -> bool:
-    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
-
-
-def _arguments(callback: BaseCallback) -> list[str]:
-    return [name for name in inspect.signature(type(callback).__init__).parameters if name in vars(callback)]
 
 
 def _holds_callbacks(value: Any) -> bool:

@@ -2,11 +2,8 @@
 
 import inspect
 import io
-import json
 import math
 import pathlib
-import warnings
-import zipfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -16,13 +13,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_mirl.common.arguments import check_names, check_range
 from sb3_mirl.common.callbacks import as_callback
 from sb3_mirl.common.checks import CheckCallback, NormalizationStatistics, check_observation_space, check_observations
-from sb3_mirl.common.files import check_archive, write_whole
+from sb3_mirl.common.files import check_archive, check_saved_by, class_names, write_whole
 from sb3_mirl.common.weights import read_weights
 from sb3_mirl.common.workers import watched
 
@@ -78,11 +74,9 @@ class GuardedAlgorithm(BaseAlgorithm):
 
     def check_weights(self, state: dict[str, th.Tensor], path: Any) -> None:
         """
-        Check values that :meth:`load_weights` has read; subclasses with buffers of a certain range, or that
-        ``policy.may_be_infinite`` names, override it.
+        Check values that :meth:`load_weights` has read from ``path``, of the right names, types and shapes; subclasses with
+        buffers of a certain range, or that ``policy.may_be_infinite`` names, override it.
 
-        :param state: what ``policy.load_state_dict`` is going to take; names, types and shapes are right
-        :param path: where it came from, for the message
         :raises ValueError: naming the value
         """
 
@@ -97,11 +91,7 @@ class GuardedAlgorithm(BaseAlgorithm):
         return {}
 
     def load_run_state(self, state: dict[str, Any]) -> None:
-        """
-        Go on with what a checkpoint has kept.
-
-        :param state: from :meth:`run_state`
-        """
+        """Go on with what :meth:`run_state` gave."""
 
     # Training
 
@@ -194,12 +184,7 @@ class GuardedAlgorithm(BaseAlgorithm):
         return super()._init_callback(CallbackList(callbacks), progress_bar)
 
     def own_callbacks(self, given: BaseCallback) -> list[BaseCallback]:
-        """
-        Return the callbacks of a training, in the order in which they are called; subclasses add theirs.
-
-        :param given: the user's
-        :return: the user's and the algorithm's
-        """
+        """Return the callbacks of a training, the user's and the algorithm's, in the order in which they are called."""
         return [given]
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
@@ -233,13 +218,7 @@ class GuardedAlgorithm(BaseAlgorithm):
     # Files
 
     def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        As in SB3; an older file is replaced only when the new one is complete.
-
-        :param path: file name or open file
-        :param exclude: attributes not to save, beside those that are never saved
-        :param include: attributes to save although they would not be
-        """
+        """Save the model as in SB3; an older file is replaced only when the new one is complete."""
         write_whole(path, "zip", partial(super().save, exclude=exclude, include=include))
 
     @classmethod
@@ -254,24 +233,16 @@ class GuardedAlgorithm(BaseAlgorithm):
         **kwargs: Any,
     ) -> SelfGuarded:
         """
-        As in SB3: make a new model with the arguments, weights and counters of the file.
+        Make a new model with the arguments, weights and counters of the file; the parameters are SB3's. Without ``env`` the
+        agent only acts.
 
         .. warning::
             SB3's files hold pickled objects, which can run any code when they are loaded. Load only files that you
             trust; for others make the model yourself and give it the file's weights by :meth:`load_weights`.
 
-        :param path: file name (with or without ".zip") or open file
-        :param env: environment to continue in; None for an agent that only acts
-        :param device: "auto", "cpu", "cuda", ...
-        :param custom_objects: replacements of saved attributes that cannot be unpickled
-        :param print_system_info: print where the model was saved, and where it is loaded
-        :param force_reset: reset the environment before training goes on
-        :param kwargs: arguments to change
-        :return: the model
         :raises ValueError: if the file is damaged or was saved by another class, or the environment has other spaces
         """
-        check_archive(path, ("data", "policy.pth"), f"{cls.__name__}.save")
-        check_saved_by(cls, path)
+        check_saved_by(cls, path, check_archive(path, ["policy.pth"], f"{cls.__name__}.save"))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def load_weights(self, path: str | pathlib.Path) -> None:
@@ -291,64 +262,3 @@ class GuardedAlgorithm(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "resources", "_next_log"]
-
-
-def class_names(cls: type) -> list[str]:
-    """
-    Return by which names a file says what wrote it.
-
-    :param cls: an algorithm
-    :return: its name, and for a user's subclass those of its bases up to the class of this package
-    """
-    names = []
-    for base in cls.__mro__:
-        if base.__module__.startswith("sb3_mirl.common."):
-            return [cls.__name__]
-        names.append(base.__name__)
-        if base.__module__.startswith("sb3_mirl."):
-            break
-    return names
-
-
-def check_saved_by(cls: type, path: Any) -> None:
-    """
-    Refuse a file that another class has saved, before anything is unpickled.
-
-    :param cls: the class that is to load it
-    :param path: archive of ``model.save``, file name or open file
-    :raises ValueError: naming the class that saved it, and what to do
-    """
-    data = _read_data(path)
-    policy = data.get("policy_class")
-    module = str(policy.get("__module__", "")) if isinstance(policy, dict) else ""
-    own, saved = class_names(cls), data.get("class_names")
-    if not isinstance(saved, list) or not saved:
-        if module.startswith(("stable_baselines3", "sb3_contrib")):
-            raise ValueError(
-                f"{path} was saved by another algorithm than {cls.__name__}: its policy is of {module}. Load it with that "
-                "algorithm, make a new model, and copy the networks: "
-                "model.policy.load_state_dict(other.policy.state_dict(), strict=False)."
-            )
-        return  # release 0.1.0 named no class
-    if saved[-1] != own[-1]:
-        raise ValueError(
-            f"{path} was saved by {saved[0]}, not by {cls.__name__}: load it by {saved[0]}.load, or take its numbers, where "
-            f"the networks are the same: {cls.__name__}(...).load_weights({str(path)!r})."
-        )
-    if saved[0] != own[0]:
-        warnings.warn(f"{path} was saved by {saved[0]}, a relative of {cls.__name__}: what only {saved[0]} does is lost.")
-
-
-def _read_data(path: Any) -> dict[str, Any]:
-    file = open_path(path, "r", suffix="zip")
-    start = file.tell()
-    try:
-        with zipfile.ZipFile(file) as archive:
-            data = json.loads(archive.read("data"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: its member 'data' is not JSON ({error}).") from error
-    finally:
-        file.seek(start)
-        if file is not path:
-            file.close()
-    return data if isinstance(data, dict) else {}

@@ -8,17 +8,14 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number of Python or NumPy; True and False are not."""
+    """Return whether ``value`` is a real number of Python or NumPy; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """
-    Check an argument that has a few values.
+    Check the argument ``name``, which has a few values.
 
-    :param name: of the argument
-    :param value: what was given
-    :param choices: what is allowed
     :raises ValueError: if ``value`` is not one of ``choices``
     """
     if value not in choices:
@@ -29,16 +26,9 @@ def check_range(
     name: str, value: Any, low: float, high: float, low_open: bool = False, high_open: bool = False, whole: bool = False
 ) -> None:
     """
-    Check a number.
+    Check the argument ``name``, a number, or with ``whole`` an integer.
 
-    :param name: of the argument
-    :param value: what was given
-    :param low: lowest value allowed
-    :param high: highest value allowed
-    :param low_open: whether ``low`` itself is not allowed
-    :param high_open: whether ``high`` itself is not allowed
-    :param whole: whether it must be an integer
-    :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
+    :raises ValueError: if ``value`` is not in the interval from ``low`` to ``high``, whose ends are in it unless open
     """
     fits = is_number(value) and (isinstance(value, Integral) or not whole)
     above = fits and (value > low if low_open else value >= low)
@@ -51,8 +41,6 @@ def check_names(cls: type, given: Iterable[str]) -> None:
     """
     Refuse arguments that a class does not have. A class that takes ``**kwargs`` decides by itself what they may be.
 
-    :param cls: the class that was called
-    :param given: names of the arguments
     :raises TypeError: naming the class and the argument, and the nearest one that there is
     """
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]

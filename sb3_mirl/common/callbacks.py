@@ -11,10 +11,8 @@ LINKS = ("model", "locals", "globals", "parent")
 
 def as_callback(callback: MaybeCallback) -> BaseCallback:
     """
-    Return what ``learn`` takes as one callback, as SB3 does.
+    Return what ``learn`` takes (a callback, a list of them, a function, or None) as one callback, as SB3 does.
 
-    :param callback: a callback, a list of them, a function, or None
-    :return: the callback
     :raises TypeError: for a class in place of an object
     """
     if isinstance(callback, type):
@@ -27,13 +25,7 @@ def as_callback(callback: MaybeCallback) -> BaseCallback:
 def walk(
     callback: BaseCallback, holders: tuple[BaseCallback, ...] = ()
 ) -> Iterator[tuple[BaseCallback, tuple[BaseCallback, ...]]]:
-    """
-    Find every callback inside another one, however it is kept there.
-
-    :param callback: where to begin
-    :param holders: those around it, outermost first
-    :return: each callback, ``callback`` itself first, with those around it
-    """
+    """Yield ``callback`` and every callback inside it, however it is kept there, each with those around it."""
     yield callback, holders
     for name, value in vars(callback).items():
         if name in LINKS:

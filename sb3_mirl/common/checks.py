@@ -108,14 +108,8 @@ def check_transition(
     rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], space: spaces.Space[Any], step: int
 ) -> None:
     """
-    Check one step of a vector environment.
+    Check what a vector environment returns for a step, with the last observations of episodes in ``infos``.
 
-    :param rewards: (n_envs,)
-    :param new_obs: (n_envs, ...) or a dictionary of such arrays
-    :param dones: (n_envs,)
-    :param infos: one per environment, with the last observations of episodes
-    :param space: of one observation
-    :param step: environment step, for the message
     :raises ValueError: if a reward is not a finite number, or an observation is refused by :func:`check_observations`
     """
     if rewards.shape != dones.shape:
@@ -163,12 +157,8 @@ def check_observations(
 
 def check_finite(values: Any, what: str, where: str, env: int | None = None) -> None:
     """
-    Check numbers.
+    Check numbers; the parameters are those of :func:`check_observations`.
 
-    :param values: array of one row per environment
-    :param what: name of the values
-    :param where: when they came
-    :param env: set if ``values`` are those of this environment alone, without an axis of environments
     :raises ValueError: if a value is NaN or infinite, naming the environment
     """
     values = np.asarray(values)
@@ -182,9 +172,7 @@ def check_observation_space(space: spaces.Space[Any], name: str) -> None:
     """
     Refuse categories that do not start at 0, wherever they are in a space: SB3's preprocessing counts from 0.
 
-    :param space: of one observation
-    :param name: of the algorithm, for the message
-    :raises ValueError: naming the space
+    :raises ValueError: naming the algorithm ``name`` and the space
     """
     if isinstance(space, spaces.Dict):
         for part in space.spaces.values():
@@ -197,7 +185,7 @@ def check_observation_space(space: spaces.Space[Any], name: str) -> None:
 
 
 def _categories(space: spaces.Space[Any]) -> tuple[Any, Any] | None:
-    """The lowest category and the one after the highest; None for spaces without categories."""
+    """Return the lowest category and the one after the highest; None for spaces without categories."""
     if isinstance(space, spaces.Discrete):
         return space.start, space.start + space.n
     if isinstance(space, spaces.MultiDiscrete):

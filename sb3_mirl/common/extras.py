@@ -22,11 +22,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 def how_to_install(name: str) -> str:
-    """
-    Return a sentence that says how to install an extra.
-
-    :param name: of the extra
-    """
+    """Return a sentence that says how to install the extra ``name``."""
     return (
         f"It comes with the extra [{name}] of sb3_mirl: in a clone of the repository, pip install '.[{name}]' "
         "(the package is on no index yet)."

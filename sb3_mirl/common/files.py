@@ -1,7 +1,9 @@
 """Files that are complete or absent: written beside the old one, synced, renamed; and checked before they are read."""
 
+import json
 import os
 import pathlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -61,13 +63,14 @@ def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
             part.unlink()
 
 
-def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer: str) -> None:
+def check_archive(path: Any, members: Sequence[str], writer: str) -> dict[str, Any]:
     """
-    Check a zip archive against its checksums; nothing of it is unpickled.
+    Check a zip archive of SB3's kind against its checksums; nothing of it is unpickled.
 
     :param path: file name (with or without ".zip"), or an open file, which is left where it was
-    :param members: what must be in it
+    :param members: what must be in it beside "data"
     :param writer: what writes such archives, for the message
+    :return: the attributes in its member "data", where what is pickled is still text
     :raises OSError: if it cannot be opened
     :raises ValueError: if it is damaged, not an archive, or has other members
     """
@@ -76,16 +79,60 @@ def check_archive(path: str | pathlib.Path | Any, members: Sequence[str], writer
     try:
         with zipfile.ZipFile(file) as archive:
             damaged, names = archive.testzip(), archive.namelist()
+            data = json.loads(archive.read("data")) if damaged is None and "data" in names else {}
     except Exception as error:  # a damaged archive raises errors of a dozen types
         raise ValueError(f"{path} is damaged, or no zip file written by {writer} ({error}).") from error
     finally:
         file.seek(start)
         if file is not path:
             file.close()
-    missing = [name for name in members if name not in names]
+    missing = [name for name in ("data", *members) if name not in names]
     if damaged is not None or missing:
         what = f"{damaged!r} in it is damaged" if damaged is not None else f"it has no {missing[0]!r}"
         raise ValueError(f"{path} was not written by {writer}, or is no longer whole: {what}.")
+    return data if isinstance(data, dict) else {}
+
+
+def class_names(cls: type) -> list[str]:
+    """Return by which names a file says what wrote it: the class, and for a user's those up to a class of this package."""
+    names = []
+    for base in cls.__mro__:
+        if base.__module__.startswith("sb3_mirl.common."):
+            return [cls.__name__]
+        names.append(base.__name__)
+        if base.__module__.startswith("sb3_mirl."):
+            break
+    return names
+
+
+def check_saved_by(cls: type, path: Any, data: dict[str, Any]) -> None:
+    """
+    Refuse a file that another class has saved, before anything is unpickled.
+
+    :param cls: the class that is to load it
+    :param path: for the message
+    :param data: from :func:`check_archive`
+    :raises ValueError: naming the class that saved it, and what to do
+    """
+    policy = data.get("policy_class")
+    module = str(policy.get("__module__", "")) if isinstance(policy, dict) else ""
+    own, saved = class_names(cls), data.get("class_names")
+    if not isinstance(saved, list) or not saved:
+        if module.startswith(("stable_baselines3", "sb3_contrib")):
+            raise ValueError(
+                f"{path} was saved by another algorithm than {cls.__name__}: its policy is of {module}. Load it with that "
+                "algorithm, make a new model, and copy the networks: "
+                "model.policy.load_state_dict(other.policy.state_dict(), strict=False)."
+            )
+        return  # release 0.1.0 named no class
+    if saved[-1] != own[-1]:
+        weights = f", or take its numbers, where the networks are the same: {cls.__name__}(...).load_weights({str(path)!r})"
+        raise ValueError(
+            f"{path} was saved by {saved[0]}, not by {cls.__name__}: load it by {saved[0]}.load"
+            f"{weights if hasattr(cls, 'load_weights') else ''}."
+        )
+    if saved[0] != own[0]:
+        warnings.warn(f"{path} was saved by {saved[0]}, a relative of {cls.__name__}: what only {saved[0]} does is lost.")
 
 
 def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -114,12 +161,7 @@ def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarra
 
 
 def checksum(path: pathlib.Path) -> Checksum:
-    """
-    Read a file through.
-
-    :param path: a file
-    :return: its size and CRC-32
-    """
+    """Read a file through; return its size and CRC-32."""
     crc = size = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
@@ -129,11 +171,8 @@ def checksum(path: pathlib.Path) -> Checksum:
 
 def write_file(path: pathlib.Path, write: Write) -> Checksum:
     """
-    Write a file, and wait until it is on the disk.
+    Write a new file, wait until it is on the disk, and return its checksum.
 
-    :param path: name of the new file
-    :param write: writes its content
-    :return: its checksum
     :raises OSError: if there is no room
     """
     with open(path, "wb") as file:
@@ -155,11 +194,9 @@ def sync_file(path: pathlib.Path) -> None:
 
 def check_file(path: pathlib.Path, expected: Checksum) -> None:
     """
-    Read a file through, against its checksum.
+    Read a file through.
 
-    :param path: a file
-    :param expected: its size and CRC-32
-    :raises DamagedFile: if the file is not the one that was written
+    :raises DamagedFile: if it is not the one that was written
     """
     try:
         found = checksum(path)

@@ -34,7 +34,7 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
     """
 
     def check_arguments(self) -> None:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
+        """Check the arguments before anything is built; subclasses add theirs."""
         super().check_arguments()
         check_range("tau", self.tau, 0, 1)
         for name in ("batch_size", "buffer_size", "n_steps"):
@@ -49,8 +49,9 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
         self.check_arguments()
         chosen_class, without_env = self.replay_buffer_class, self.env is None
         if self.replay_buffer is None:
-            # loaded to act, there is no environment, and no memory to allocate
-            self.replay_buffer = _no_replay_buffer() if without_env else make_replay_buffer(self)
+            # a model that is loaded to act has no environment, and gets a memory of one number while SB3 sets it up
+            nothing = spaces.Discrete(1)
+            self.replay_buffer = ReplayBuffer(1, nothing, nothing) if without_env else make_replay_buffer(self)
         self.replay_buffer_class = type(self.replay_buffer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`n_steps=.*` is ignored")  # not by `make_replay_buffer`
@@ -69,7 +70,7 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def finish_step(self, step: dict[str, Any]) -> None:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`: store the step, and count it."""
+        """Store the step at which a callback has ended the training, and count it."""
         self._update_info_buffer(step["infos"], step["dones"])
         names = ("replay_buffer", "buffer_actions", "new_obs", "rewards", "dones", "infos")
         self._store_transition(*(step[name] for name in names))
@@ -81,19 +82,13 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
                 step["action_noise"].reset(**(dict(indices=[index]) if self.n_envs > 1 else {}))
 
     def save_replay_buffer(self, path: Path) -> None:
-        """
-        As in SB3; an older file is replaced only when the new one is complete, so that there must be room for both.
-
-        :param path: file name or open file
-        """
+        """Save as in SB3; an older file is replaced when the new one is complete, so there must be room for both."""
         write_whole(path, "pkl", super().save_replay_buffer)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
-        As in SB3. The file is a pickle, which can run any code: load only what you trust.
+        Load a memory as in SB3. The file is a pickle, which can run any code: load only what you trust.
 
-        :param path: file name or open file
-        :param truncate_last_traj: for HER, whether the trajectory at the end is complete
         :raises ValueError: if the memory is of another kind than this model's (environments, spaces, returns, frames); the
             model's own memory stays then
         """
@@ -114,8 +109,6 @@ def make_replay_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
     Make the replay buffer of a model: of the class that it was given, else one that stores every frame once where
     observations are stacks of frames, else SB3's choice.
 
-    :param model: with an environment
-    :return: an empty buffer
     :raises ValueError: if it cannot make the n-step returns that the model asks for
     """
     buffer_class, kwargs = model.replay_buffer_class, dict[str, Any]()
@@ -182,21 +175,12 @@ def check_memory(model: OffPolicyAlgorithm, memory: Any, source: Any) -> None:
 
 
 def end_trajectory(buffer: ReplayBuffer | None) -> None:
-    """
-    Keep n-step returns from running from the newest transitions into the episodes that a reset begins.
-
-    :param buffer: changed where it makes such returns
-    """
+    """Keep n-step returns from running from the newest transitions into the episodes that a reset begins."""
     if isinstance(buffer, FrameReplayBuffer):
         buffer.truncate_last_trajectory()
     elif isinstance(buffer, NStepReplayBuffer) and buffer.size() > 0:
         newest = (buffer.pos - 1) % buffer.buffer_size
         buffer.timeouts[newest] = np.maximum(buffer.timeouts[newest], 1 - buffer.dones[newest])
-
-
-def _no_replay_buffer() -> ReplayBuffer:
-    """A buffer of one number, for models that only act."""
-    return ReplayBuffer(1, spaces.Discrete(1), spaces.Discrete(1))
 
 
 def _choose(model: OffPolicyAlgorithm) -> tuple[type[ReplayBuffer], dict[str, Any]]:

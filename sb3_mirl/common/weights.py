@@ -53,7 +53,7 @@ def read_weights(
 
 def _is_simple(pickle: bytes, n_tensors: int) -> bool:
     """
-    Whether a pickle is built as ``torch.save`` builds it, so that reading it takes time in proportion to its size: with
+    Return whether a pickle is built as ``torch.save`` builds it, so that reading it takes time in proportion to its size: with
     tuples inside tuples, each used twice, a kilobyte takes hours to hash.
     """
     shared: set[object] = set()  # memo indices of names and strings, the only objects that torch uses again
@@ -72,7 +72,7 @@ def _is_simple(pickle: bytes, n_tensors: int) -> bool:
 
 
 def _read_bytes(path: str | pathlib.Path, limit: int) -> bytes:
-    """The state dictionary as ``torch.save`` wrote it."""
+    """Return the state dictionary as ``torch.save`` wrote it."""
     with open_path(path, "r", suffix="zip") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -104,7 +104,7 @@ def _too_large(path: str | pathlib.Path, size: int, limit: int) -> ValueError:
 
 
 def _check_tensors(path: str | pathlib.Path, state: Any, expected: dict[str, th.Tensor]) -> None:
-    """Names, types and shapes."""
+    """Check names, types and shapes."""
     names = {name for name in state if isinstance(name, str)} if isinstance(state, dict) else set()
     foreign = len(state) - len(names) if isinstance(state, dict) else 0
     if foreign or names != set(expected):

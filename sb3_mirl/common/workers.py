@@ -26,9 +26,9 @@ def watched(env: VecEnv | None, step: Callable[[], int]) -> Iterator[None]:
     A block in which the death of a worker process of a ``SubprocVecEnv`` is an error that says what to do.
 
     All workers are ended when one has died: forked ones hold each other's pipes open, so that SB3 would wait for ever for
-    the dead one's answer; and what is left of the environment is of no use, its pipes being out of step.
+    the dead one's answer, and the answers still in their pipes belong to other calls.
 
-    :param env: environment that is stepped in the block; of another kind, nothing is watched
+    :param env: environment that is stepped in the block; nothing is watched where it is of another kind
     :param step: gives the number of environment steps so far
     :raises RuntimeError: if a worker has died
     """

@@ -57,14 +57,7 @@ def rom_id(game: str) -> str:
 
 
 def gym_spec(rom: str, mode: int | None, difficulty: int | None) -> EnvSpec | None:
-    """
-    Return gymnasium's spec of the game without frame skip and sticky actions, or of its v5 id where that is all there is.
-
-    :param rom: ROM id, as from :func:`rom_id`
-    :param mode: ALE's mode of the game, or None
-    :param difficulty: ALE's difficulty of the game, or None
-    :return: the spec of ``"<Game>NoFrameskip-v4"`` or ``"ALE/<Game>-v5"``; None if neither is registered
-    """
+    """Return gymnasium's spec of ``"<Game>NoFrameskip-v4"``, or else of ``"ALE/<Game>-v5"``; None if neither is registered."""
     name = _class_name(rom)
     spec = gym.registry.get(f"{name}NoFrameskip-v4") or gym.registry.get(f"ALE/{name}-v5")
     flavour = {key: value for key, value in (("mode", mode), ("difficulty", difficulty)) if value is not None}
@@ -87,12 +80,7 @@ def make_vector(
 
     Rewards are unclipped; done is game over, and games that are over start again at once.
 
-    :param rom: ROM id, as from :func:`rom_id`
     :param noop_max: largest number of frames before the first observation, FIRE included
-    :param mode: ALE's mode of the game, or None
-    :param difficulty: ALE's difficulty of the game, or None
-    :param num_threads: of the C++ class, see :func:`thread_count`
-    :param thread_affinity_offset: CPU of its first thread, or None
     :param options: further arguments of ``ale_py.ALEVectorInterface``
     :return: an object with ``reset(env_ids, seeds)``, ``send(actions, paddle_strengths)`` and ``recv()``
     :raises ValueError: for a value out of range, or if the game does not have that mode or difficulty
@@ -132,10 +120,6 @@ def image_shape(frame_stack: int, grayscale: bool, img_height: int, img_width: i
     """
     Return the shape of channels-first observations.
 
-    :param frame_stack: frames per observation
-    :param grayscale: whether a frame is one channel, not three
-    :param img_height: in pixels
-    :param img_width: in pixels
     :raises ValueError: if images are smaller than ``CnnPolicy`` can take, or have more channels than pixels in a row
     """
     channels = frame_stack if grayscale else 3 * frame_stack
@@ -150,9 +134,9 @@ def image_shape(frame_stack: int, grayscale: bool, img_height: int, img_width: i
 
 def ale_seed(seed: int | None) -> int:
     """
-    Return the seed that gymnasium's AtariEnv gives to ALE for ``reset(seed=seed)``, without its sign bit.
+    Return the seed that gymnasium's AtariEnv gives to ALE for ``reset(seed=seed)``, without its sign bit; for None
+    :data:`CONTINUE_RNG`.
 
-    :param seed: of a sub-environment; None gives :data:`CONTINUE_RNG`
     :raises ValueError: if it is negative
     """
     if seed is None:

@@ -12,22 +12,16 @@ from sb3_mirl.common.arguments import check_choice
 
 def is_default(rom_path: Path, mode: int | None, difficulty: int | None) -> bool:
     """
-    Return whether a mode and a difficulty are those that the game has by itself.
+    Return whether a mode and a difficulty are those that the game has by itself; None is its own.
 
-    :param rom_path: file of the game
-    :param mode: one of ALE's modes of the game, or None for its default
-    :param difficulty: one of ALE's difficulties of the game, or None for its default
     :raises ValueError: if the game does not have that mode or difficulty
     """
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
     ale.loadROM(rom_path)
     default = ale.cloneState()
-    for name, value, known in (
-        ("mode", mode, ale.getAvailableModes()),
-        ("difficulty", difficulty, ale.getAvailableDifficulties()),
-    ):
-        check_choice(name, value, (None, *known))
+    check_choice("mode", mode, (None, *ale.getAvailableModes()))
+    check_choice("difficulty", difficulty, (None, *ale.getAvailableDifficulties()))
     return mode in (None, default.getCurrentMode()) and difficulty in (None, default.getDifficulty())
 
 
@@ -55,10 +49,8 @@ class FlavourVector:
 
     def reset(self, env_ids: list[int], seeds: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """
-        Start new games.
+        Start the games ``env_ids`` anew, each with a seed; with a negative one, its stream of random numbers continues.
 
-        :param env_ids: which ones
-        :param seeds: a seed each; with a negative one, the stream of random numbers continues
         :return: the stacks of all games, and their ``lives``
         """
         for i, seed in zip(env_ids, seeds, strict=True):
@@ -66,12 +58,7 @@ class FlavourVector:
         return self._stacks(), self._lives()
 
     def send(self, actions: list[int], paddle_strengths: list[float]) -> None:
-        """
-        Choose the actions of the next step.
-
-        :param actions: index of an action for each game
-        :param paddle_strengths: how far to turn the paddle, for each game
-        """
+        """Choose an action for each game by its index, and how far it turns a paddle."""
         self._next = list(zip(actions, paddle_strengths, strict=True))
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:

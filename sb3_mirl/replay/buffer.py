@@ -1,6 +1,7 @@
 """FrameReplayBuffer: SB3's replay buffer for stacked frames, in a seventh of the memory."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mirl.replay.layout import ChannelsOrder, FrameLayout, frame_stack_of, per_env
-from sb3_mirl.replay.pool import FramePool, upload
-from sb3_mirl.replay.rows import StoredRows
+from sb3_mirl.replay.pool import FramePool, upload, zeros
 from sb3_mirl.replay.stacks import StackWriter
 
 try:
@@ -22,9 +22,8 @@ try:
 except ImportError:  # optional, as in SB3
     psutil = None
 
-
-def _column(name: str) -> Any:
-    return property(lambda buffer: buffer.rows.columns[name])
+# slots of the newest frames of the observation and of the next one, and everything else of a transition
+_COLUMNS = ("_newest", "_next_newest", "actions", "rewards", "dones", "timeouts")
 
 
 class FrameReplayBuffer(ReplayBuffer):
@@ -54,10 +53,10 @@ class FrameReplayBuffer(ReplayBuffer):
     """
 
     # tensors on the storage device, where SB3 has arrays
-    actions: th.Tensor = _column("actions")  # type: ignore[assignment]  # (C, N, action_dim)
-    rewards: th.Tensor = _column("rewards")  # type: ignore[assignment]  # (C, N)
-    dones: th.Tensor = _column("dones")  # type: ignore[assignment]  # (C, N)
-    timeouts: th.Tensor = _column("timeouts")  # type: ignore[assignment]  # (C, N)
+    actions: th.Tensor  # type: ignore[assignment]  # (C, N, action_dim)
+    rewards: th.Tensor  # type: ignore[assignment]  # (C, N)
+    dones: th.Tensor  # type: ignore[assignment]  # (C, N)
+    timeouts: th.Tensor  # type: ignore[assignment]  # (C, N)
 
     def __init__(
         self,
@@ -92,11 +91,13 @@ class FrameReplayBuffer(ReplayBuffer):
         self._warn_if_too_large()
 
     def _allocate(self, writer: StackWriter) -> None:
-        slot, number = ((), np.int32), ((), np.float32)
-        action = ((self.action_dim,), self._maybe_cast_dtype(self.action_space.dtype))
-        columns = {"_newest": slot, "_next_newest": slot, "actions": action}
-        columns |= {"rewards": number, "dones": number, "timeouts": number}
-        self.rows = StoredRows((self.buffer_size, self.n_envs), writer, columns)
+        def column(dtype: Any, *size: int) -> th.Tensor:
+            return zeros((self.buffer_size, self.n_envs, *size), dtype, self.storage_device)
+
+        self._writer = writer
+        self._newest, self._next_newest = column(np.int32), column(np.int32)
+        self.actions = column(self._maybe_cast_dtype(self.action_space.dtype), self.action_dim)
+        self.rewards, self.dones, self.timeouts = (column(np.float32) for _ in range(3))
         # numpy's powers, as in SB3: torch's may differ in the last bit
         discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
         self._discounts = th.from_numpy(discounts).to(self.storage_device)
@@ -112,17 +113,17 @@ class FrameReplayBuffer(ReplayBuffer):
     @property
     def pos(self) -> int:  # type: ignore[override]
         """Row of the next transition."""
-        return self.rows.n_added % self.buffer_size
+        return self.n_added % self.buffer_size
 
     @property
     def full(self) -> bool:  # type: ignore[override]
         """Whether the next transition takes the place of another one."""
-        return self.rows.n_added >= self.buffer_size
+        return self.n_added >= self.buffer_size
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated. In host memory, pages are only used once something is stored in them."""
-        return self.rows.nbytes
+        return self._writer.nbytes + sum(getattr(self, name).nbytes for name in _COLUMNS)
 
     frame_stack_of = staticmethod(frame_stack_of)
 
@@ -165,13 +166,15 @@ class FrameReplayBuffer(ReplayBuffer):
                     f"expected terminal observations of shape {self.layout.shape}, got {shape}{self.layout.hint(shape)}"
                 )
         action_dtype = self._maybe_cast_dtype(self.action_space.dtype)
-        columns = {
-            "actions": np.ascontiguousarray(actions, dtype=action_dtype).reshape(n, self.action_dim),
-            "rewards": per_env("rewards", reward, n, ()).astype(np.float32).reshape(n),
-            "dones": dones,
-            "timeouts": timeouts,
-        }
-        self.rows.add(stacks, next_stacks, dones != 0, columns)
+        actions = np.ascontiguousarray(actions, dtype=action_dtype).reshape(n, self.action_dim)
+        rewards = per_env("rewards", reward, n, ()).astype(np.float32).reshape(n)
+        row = self.pos
+        slots = self._writer.add(stacks, next_stacks, dones != 0)
+        columns = upload(
+            (*slots, actions, rewards, dones, timeouts), self.storage_device, pack=not self._writer.pool.host_sync_is_free
+        )
+        for name, column in zip(_COLUMNS, columns, strict=True):
+            getattr(self, name)[row] = column
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
@@ -198,7 +201,7 @@ class FrameReplayBuffer(ReplayBuffer):
         size = self.size()
         if size == 0:
             raise ValueError("cannot sample from an empty replay buffer: add transitions first")
-        if self.rows.writer.pool.host_sync_is_free:
+        if self._writer.pool.host_sync_is_free:
             draws = [
                 (np.random.randint(0, size, size=batch_size), np.random.randint(0, high=self.n_envs, size=(batch_size,)))
                 for _ in range(n_batches)
@@ -227,10 +230,10 @@ class FrameReplayBuffer(ReplayBuffer):
         else:
             last, discounts = first, None
             rewards = self._normalized_reward(self.rewards.take(first), env)
-        newest = th.cat([self.rows.columns["_newest"].take(first), self.rows.columns["_next_newest"].take(last)])
+        newest = th.cat([self._newest.take(first), self._next_newest.take(last)])
         pin_memory = self.storage_device.type == "cpu" and self.device.type == "cuda"
         # one gather for both, and they share no memory
-        stacks = self.layout.join(self.rows.writer.pool.stacks(newest, self.layout.frame_stack, pin_memory))
+        stacks = self.layout.join(self._writer.pool.stacks(newest, self.layout.frame_stack, pin_memory))
         obs, next_obs = (self._normalized_obs(half, env) for half in stacks.chunk(2))
         dones = self.dones.take(last) * (1 - self.timeouts.take(last))
         return ReplayBufferSamples(
@@ -273,7 +276,7 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def reset(self) -> None:
         """Remove every transition."""
-        self.rows.writer.reset()
+        self._writer.reset()
 
     def truncate_last_trajectory(self) -> None:
         """
@@ -284,19 +287,55 @@ class FrameReplayBuffer(ReplayBuffer):
             newest = (self.pos - 1) % self.buffer_size
             self.timeouts[newest] = th.maximum(self.timeouts[newest], (self.dones[newest] == 0).float())
 
+    # The methods of :class:`~sb3_mirl.replay.rows.ArrayRows`
+
+    @property
+    def n_added(self) -> int:
+        """Number of rows added since the last reset."""
+        return self._writer.n_steps
+
+    @property
+    def n_kept(self) -> int:
+        """Number of rows of which something is kept: the buffer's, and older ones whose frames they use."""
+        return self._writer.n_kept
+
+    def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """Return copies of rows, with the frames that were new in them."""
+        stored = np.arange(max(first, self.n_added - self.buffer_size), last) % self.buffer_size
+        index = th.from_numpy(stored).to(self.storage_device)
+        columns = {name: getattr(self, name).index_select(0, index).cpu().numpy() for name in _COLUMNS}
+        return {**columns, "rows": stored, **self._writer.read(first, last)}
+
+    def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put rows back, older ones first."""
+        rows = arrays["rows"]
+        self._writer.pool.write(arrays["slots"].astype(np.int64), arrays["frames"], arrays["previous"])
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            values = per_env(f"saved {name}", arrays[name], len(rows), column.shape[1:])
+            column.index_copy_(0, *upload((rows, values), self.storage_device, pack=False))
+
+    def get_position(self) -> dict[str, Any]:
+        """Return everything but the rows."""
+        return self._writer.get_position()
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        """Continue where another buffer was, whose rows are to be written next."""
+        self._writer.set_position(position)
+
     def __getstate__(self) -> dict[str, Any]:
-        # flat, as in release 0.1.0
-        columns = {name: column[: self.size()].cpu().numpy() for name, column in self.rows.columns.items()}
-        state = {**vars(self), **columns, "_writer": self.rows.writer}
-        return {name: value for name, value in state.items() if name not in ("rows", "_discounts")}
+        columns = {name: getattr(self, name)[: self.size()].cpu().numpy() for name in _COLUMNS}
+        return {name: value for name, value in {**vars(self), **columns}.items() if name != "_discounts"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        columns = {name: state.pop(name) for name in _COLUMNS}
         writer = state.pop("_writer")
+        # release 0.1.0 saved `pos` and `full`
         vars(self).update({name: value for name, value in state.items() if name not in ("pos", "full")})
         self.storage_device = writer.pool.device
         self._allocate(writer)
-        for name, column in self.rows.columns.items():
-            column[: self.size()] = th.from_numpy(vars(self).pop(name))
+        for name, column in columns.items():
+            getattr(self, name)[: self.size()] = th.from_numpy(column)
 
 
 def _sum_of_steps(terms: th.Tensor) -> th.Tensor:

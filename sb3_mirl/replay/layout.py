@@ -108,12 +108,7 @@ class FrameLayout:
         return np.ascontiguousarray(array).reshape(n_envs, self.frame_stack, -1).view(self.word)
 
     def hint(self, shape: tuple[int, ...]) -> str:
-        """
-        Return the usual cause of a wrong shape, to end an error with.
-
-        :param shape: the wrong shape
-        :return: ": <cause>", or nothing
-        """
+        """Return ": <usual cause of this wrong shape>" to end an error with, or nothing."""
         if self.channels_first and shape[-3:] == (*self.shape[1:], self.shape[0]):
             return (
                 ": a wrapper between the frame stack and the agent keeps the images as they were before SB3 transposed them. "
@@ -122,12 +117,7 @@ class FrameLayout:
         return ""
 
     def join(self, frames: th.Tensor) -> th.Tensor:
-        """
-        Put frames together again.
-
-        :param frames: (B, K, words), oldest frame first
-        :return: (B, \\*shape), uint8, contiguous
-        """
+        """Put frames (B, K, words), oldest first, together again: (B, \\*shape), uint8, contiguous."""
         pixels = frames.view(th.uint8)
         if self.channels_first:
             return pixels.view(-1, *self.shape)

@@ -13,14 +13,7 @@ _BLOCK = 4096  # frames per pickled array: bounds what is copied at once
 
 
 def zeros(shape: Sequence[int], dtype: Any, device: th.device) -> th.Tensor:
-    """
-    Return zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all).
-
-    :param shape: shape of the tensor
-    :param dtype: a numpy dtype
-    :param device: where to allocate
-    :return: the tensor
-    """
+    """Return zeros whose pages, in host memory, cost nothing until they are written (``th.zeros`` would write them all)."""
     if device.type == "cpu":
         return th.from_numpy(np.zeros(shape, dtype=dtype))
     return th.zeros(tuple(shape), dtype=th.from_numpy(np.zeros(0, dtype=dtype)).dtype, device=device)
@@ -102,12 +95,7 @@ class FramePool:
         return sum(tensor.nbytes for tensor in tensors) + self._order.nbytes
 
     def take(self, n: int) -> np.ndarray:
-        """
-        Take slots for new frames.
-
-        :param n: number of frames
-        :return: (n,) int64, their slots
-        """
+        """Return slots for ``n`` new frames, (n,) int64."""
         if self._live + n > len(self._order):
             self._grow(max(n, len(self._order) // 64))
         slots = self._order[(self._head + np.arange(n)) % len(self._order)].astype(np.int64)
@@ -117,11 +105,7 @@ class FramePool:
         return slots
 
     def give_back(self, n: int) -> None:
-        """
-        Give back the slots that were taken longest ago.
-
-        :param n: number of frames
-        """
+        """Give back the ``n`` slots that were taken longest ago."""
         self._live -= n
 
     def _grow(self, n: int) -> None:
@@ -195,11 +179,7 @@ class FramePool:
         slots = self._order[(self._head - back + np.arange(n)) % len(self._order)]
         index = th.from_numpy(slots).to(self.device)
         frames = self.stacks(index, 1)[:, 0]
-        return {
-            "slots": slots,
-            "frames": frames.cpu().numpy(),
-            "previous": self.previous.index_select(0, index).cpu().numpy(),
-        }
+        return {"slots": slots, "frames": frames.cpu().numpy(), "previous": self.previous[index].cpu().numpy()}
 
     def get_position(self) -> dict[str, Any]:
         """Return everything but the frames and their links."""
@@ -208,11 +188,7 @@ class FramePool:
         return {**counters, "order": self._order if grown else None, "n_slots": len(self.previous)}
 
     def set_position(self, position: dict[str, Any]) -> None:
-        """
-        Give back every frame and continue where another pool was, whose frames are to be written next.
-
-        :param position: from :meth:`get_position` of a pool of the same size
-        """
+        """Give back every frame and continue where another pool of this size was, whose frames are to be written next."""
         self.reset()
         if position["order"] is not None:
             self._order = position["order"]

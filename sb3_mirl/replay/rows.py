@@ -1,35 +1,50 @@
-"""Replay buffers as rows, one transition of every environment each, numbered in the order in which they were added."""
+"""What any replay buffer consists of: its settings, and rows, numbered in the order in which they were added."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
+from sb3_mirl.replay.buffer import FrameReplayBuffer
 from sb3_mirl.replay.layout import per_env
-from sb3_mirl.replay.pool import upload, zeros
-from sb3_mirl.replay.stacks import StackWriter
 
+_SETTINGS = (
+    "gamma",
+    "gae_lambda",
+    "optimize_memory_usage",
+    "handle_timeout_termination",
+    "n_sampled_goal",
+    "goal_selection_strategy",
+    "copy_info_dict",
+)
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-class Rows(Protocol):
-    """What it takes to save and restore a replay buffer row by row."""
+class ArrayRows:
+    """
+    The rows of SB3's buffers, which keep them in arrays (C, N, ...); :class:`~sb3_mirl.replay.FrameReplayBuffer` has the same
+    methods itself.
 
-    @property
-    def n_added(self) -> int:
-        """Number of rows added since the last reset."""
+    :param buffer: one of SB3's buffers
+    :param n_added: number of rows added since the last reset
+    """
 
-    @property
-    def n_kept(self) -> int:
-        """Number of the newest rows of which something is kept."""
+    def __init__(self, buffer: ReplayBuffer, n_added: int) -> None:
+        self.buffer = buffer
+        self.n_added = n_added
+        self.n_kept = buffer.buffer_size  # number of the newest rows of which something is kept
+        self._arrays: dict[str, np.ndarray] = {}
+        for name in _ARRAYS:
+            value = getattr(buffer, name)
+            self._arrays |= {f"{name}/{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
 
     def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
         """
-        Return copies of the rows from ``first``, counted from the last reset and among the :attr:`n_kept` newest,
-        to ``last`` - 1, for :meth:`write_rows`.
+        Return copies of the rows from ``first``, counted from the last reset and among the ``n_kept`` newest, to ``last`` - 1.
         """
+        rows = np.arange(first, last) % self.n_kept
+        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
 
     def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
         """
@@ -37,121 +52,64 @@ class Rows(Protocol):
 
         :raises ValueError: if they are rows of another shape
         """
-
-    def get_position(self) -> dict[str, Any]:
-        """Return everything but the rows."""
-
-    def set_position(self, position: dict[str, Any]) -> None:
-        """
-        Continue where another buffer was, whose rows are to be written next.
-
-        :raises ValueError: if it has another size
-        """
-
-
-class ArrayRows:
-    """
-    :class:`Rows` of SB3's buffers, which keep them in arrays (C, N, ...).
-
-    :param buffer: one of SB3's buffers
-    :param n_added: number of rows added so far
-    """
-
-    def __init__(self, buffer: ReplayBuffer, n_added: int) -> None:
-        self.buffer = buffer
-        self.n_added = n_added
-        self.n_kept = buffer.buffer_size
-        self._arrays: dict[str, np.ndarray] = {}
-        for name in _ARRAYS:
-            value = getattr(buffer, name)
-            self._arrays |= {f"{name}/{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
-
-    def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """See :class:`Rows`."""
-        rows = np.arange(first, last) % self.n_kept
-        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
-
-    def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """See :class:`Rows`."""
         rows = arrays["rows"]
         for name, array in self._arrays.items():
             array[rows] = per_env(f"saved {name}", arrays[name], len(rows), array.shape[1:])
 
     def get_position(self) -> dict[str, Any]:
-        """See :class:`Rows`."""
-        return {"pos": self.buffer.pos, "full": self.buffer.full, "n_added": self.n_added}
+        """Return everything but the rows."""
+        return {"n_added": self.n_added}
 
     def set_position(self, position: dict[str, Any]) -> None:
-        """See :class:`Rows`."""
-        self.buffer.pos, self.buffer.full, self.n_added = position["pos"], position["full"], position["n_added"]
+        """Continue where another buffer was, whose rows are to be written next."""
+        self.n_added = position["n_added"]
+        self.buffer.pos, self.buffer.full = self.n_added % self.n_kept, self.n_added >= self.n_kept
 
 
-class StoredRows:
+Rows = ArrayRows | FrameReplayBuffer
+"""What can be saved and restored row by row."""
+
+
+def describe(buffer: BaseBuffer) -> dict[str, Any]:
     """
-    :class:`Rows` of :class:`~sb3_mirl.replay.FrameReplayBuffer`: frames, each once, and columns of everything else.
+    Describe a buffer by all that must agree for one to stand in for another: with different values, the algorithm would
+    silently be another one, or break later. Device and contents are left out.
 
-    :param shape: number C and width N of the rows
-    :param writer: where their frames go
-    :param columns: shape and dtype per transition of each column; first the slots of the newest frames of the observation
-        and of the next one
+    :param buffer: any of SB3's buffers, or :class:`~sb3_mirl.replay.FrameReplayBuffer`
+    :return: values to be compared by ``==``, in the order in which they matter: "class"; "rows" and "environments", of which
+        one transition each is a row; the spaces; "n_steps" (1 for buffers without); "gamma" where samples depend on it;
+        "frame_stack" and "channels" (the stacking axis, "first" or "last") of frames; and the other settings that the
+        class has
     """
+    found: dict[str, Any] = {
+        "class": type(buffer).__name__,
+        "rows": buffer.buffer_size,
+        "environments": buffer.n_envs,
+        "observation_space": buffer.observation_space,
+        "action_space": buffer.action_space,
+        "n_steps": getattr(buffer, "n_steps", 1),
+    }
+    found |= {name: getattr(buffer, name) for name in _SETTINGS if hasattr(buffer, name)}
+    if isinstance(buffer, ReplayBuffer) and found["n_steps"] == 1:
+        found.pop("gamma", None)
+    if isinstance(buffer, FrameReplayBuffer):
+        found |= {"frame_stack": buffer.layout.frame_stack, "channels": "first" if buffer.layout.channels_first else "last"}
+    return found
 
-    def __init__(
-        self, shape: tuple[int, int], writer: StackWriter, columns: Mapping[str, tuple[tuple[int, ...], Any]]
-    ) -> None:
-        self.n_rows, self.writer, self.device = shape[0], writer, writer.pool.device
-        self.columns = {name: zeros((*shape, *size), dtype, self.device) for name, (size, dtype) in columns.items()}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated. In host memory, pages are only used once something is stored in them."""
-        return self.writer.nbytes + sum(column.nbytes for column in self.columns.values())
+def rows_of(buffer: ReplayBuffer, n_added: int | None = None) -> Rows | None:
+    """
+    Return a replay buffer's rows.
 
-    @property
-    def n_added(self) -> int:
-        """See :class:`Rows`."""
-        return self.writer.n_steps
-
-    @property
-    def n_kept(self) -> int:
-        """See :class:`Rows`: rows of the buffer, and older ones whose frames they use."""
-        return self.writer.n_kept
-
-    def add(self, stacks: np.ndarray, next_stacks: np.ndarray, ended: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
-        """
-        Add a row, in place of the oldest if there are C.
-
-        :param stacks: (N, K, words), see :meth:`StackWriter.add`
-        :param next_stacks: (N, K, words)
-        :param ended: (N,) bool, where an episode ended
-        :param columns: (N, \\*shape) each, the other columns in the order given to the constructor
-        :raises ValueError: if the observations are not stacks of frames; nothing has been added then
-        """
-        row = self.n_added % self.n_rows
-        values = [*self.writer.add(stacks, next_stacks, ended), *columns.values()]
-        uploaded = upload(values, self.device, pack=not self.writer.pool.host_sync_is_free)
-        for column, value in zip(self.columns.values(), uploaded, strict=True):
-            column[row] = value
-
-    def read_rows(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """See :class:`Rows`: with the rows come the frames that were new in them."""
-        stored = np.arange(max(first, self.n_added - self.n_rows), last) % self.n_rows
-        index = th.from_numpy(stored).to(self.device)
-        columns = {name: column.index_select(0, index).cpu().numpy() for name, column in self.columns.items()}
-        return {**columns, "rows": stored, **self.writer.read(first, last)}
-
-    def write_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """See :class:`Rows`."""
-        rows = arrays["rows"]
-        self.writer.pool.write(arrays["slots"].astype(np.int64), arrays["frames"], arrays["previous"])
-        for name, column in self.columns.items():
-            values = per_env(f"saved {name}", arrays[name], len(rows), column.shape[1:])
-            column.index_copy_(0, *upload((rows, values), self.device, pack=False))
-
-    def get_position(self) -> dict[str, Any]:
-        """See :class:`Rows`."""
-        return {"writer": self.writer.get_position()}
-
-    def set_position(self, position: dict[str, Any]) -> None:
-        """See :class:`Rows`."""
-        self.writer.set_position(position["writer"])
+    :param buffer: a replay buffer
+    :param n_added: number of rows added so far, where it is known: SB3's buffers do not count them
+    :return: its rows, or None for a buffer that may be more than rows (another class, a subclass, HER's, SB3's
+        memory-optimised variant)
+    """
+    if type(buffer) is FrameReplayBuffer:
+        return buffer
+    if type(buffer) not in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer) or buffer.optimize_memory_usage:
+        return None
+    least = buffer.pos + (buffer.buffer_size if buffer.full else 0)
+    agrees = n_added is not None and n_added % buffer.buffer_size == buffer.pos
+    return ArrayRows(buffer, max(n_added, least) if agrees and n_added is not None else least)

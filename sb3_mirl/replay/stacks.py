@@ -95,13 +95,7 @@ class StackWriter:
         return newest, self._newest
 
     def read(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """
-        Return the frames that were written in some steps.
-
-        :param first: the first of the steps, counted from the last reset; not older than :attr:`n_kept`
-        :param last: the step after them
-        :return: see :meth:`FramePool.read`
-        """
+        """Return the frames that were written in the steps ``first`` to ``last`` - 1, as :meth:`FramePool.read`."""
         back, after = (int(self._frames_in_step[np.arange(i, self._step) % self.n_kept].sum()) for i in (first, last))
         return self.pool.read(back, back - after)
 
@@ -114,8 +108,7 @@ class StackWriter:
         """
         Continue where another writer was, whose frames are to be written to the pool next.
 
-        :param position: from :meth:`get_position` of a writer for as many rows, environments, and frames of that size
-        :raises ValueError: if it comes from another one
+        :raises ValueError: if that was for another number of rows or environments, or for other frames
         """
         self._frames_in_step[:] = per_env("rows", position["frames_in_step"], self.n_kept, ())
         self._last[:] = per_env("stacks", position["last"], len(self._last), self._last.shape[1:])

@@ -11,7 +11,6 @@ import io
 import math
 import os
 import pathlib
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, TypeVar
@@ -23,7 +22,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_f
 from tqdm.rich import tqdm
 
 from sb3_mirl.common.arguments import check_choice, check_range
-from sb3_mirl.common.files import check_archive, write_whole
+from sb3_mirl.common.files import check_archive, check_saved_by, class_names, write_whole
 from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.tabular import kernels
 from sb3_mirl.tabular.gym_tables import as_env
@@ -232,7 +231,7 @@ class TabularAgent:
     def save(self, path: File) -> None:
         """Write SB3's kind of zip file: all but the environment and the records. It replaces an older one when whole."""
         data = {
-            "class_names": _class_names(type(self)),
+            "class_names": class_names(type(self)),
             "rule": tuple(self.rule),
             "eval_epsilon": self.eval_epsilon,
             "tables": tuple(self.tables),
@@ -251,9 +250,10 @@ class TabularAgent:
         :raises OSError: if the file cannot be opened
         :raises ValueError: if the file is damaged or was saved by another class, or the environment does not fit the table
         """
-        check_archive(path, ["data"], f"{cls.__name__}.save")
+        check_saved_by(cls, path, check_archive(path, [], f"{cls.__name__}.save"))
         data = load_from_zip_file(path)[0] or {}
-        _check_saved_by(path, data, cls)
+        if not data.keys() >= _SAVED:
+            raise ValueError(f"{path} holds no tabular agent: if it is a SoftDQN or MIRL, load it with that class")
         agent = cls.__new__(cls)
         agent.rule, agent.eval_epsilon, agent.tables = Rule(*data["rule"]), data["eval_epsilon"], Tables(*data["tables"])
         agent.first_state, agent.first_action = data["first"]
@@ -344,27 +344,6 @@ def _schedule(name: str, beta_init: float, beta_slope: float) -> tuple[float, fl
     argument, value = ("beta_slope", beta_slope) if name == "linear" else ("beta_init", beta_init)
     check_range(argument, value, 0, math.inf, low_open=True, high_open=True)
     return (0.0, float(value)) if name == "linear" else (float(value), 0.0)
-
-
-def _class_names(cls: type[TabularAgent]) -> list[str]:
-    """From ``cls`` up to the class of this package that it is: one name, or more for a user's subclass."""
-    own = next(place for place, one in enumerate(cls.__mro__) if one.__module__ == __name__)
-    return [one.__name__ for one in cls.__mro__[: own + 1]]
-
-
-def _check_saved_by(path: File, data: dict[str, Any], cls: type[TabularAgent]) -> None:
-    """Compare the class that saved ``data`` with the one that is to load it.
-
-    :raises ValueError: if they differ; of a user's subclass and its base class only a warning is given
-    """
-    names = _class_names(cls)
-    saved_by = data.get("class_names", names)  # release 0.1.0 did not say
-    if saved_by[-1] != names[-1]:
-        raise ValueError(f"{path} was saved by {saved_by[0]}; load it by {saved_by[0]}.load")
-    if not data.keys() >= _SAVED:
-        raise ValueError(f"{path} holds no tabular agent: if it is a SoftDQN or MIRL, load it with that class")
-    if saved_by != names:
-        warnings.warn(f"{path} was saved by {saved_by[0]} and is loaded as {names[0]}: it has what both know, and no more")
 
 
 def train_in_parallel(

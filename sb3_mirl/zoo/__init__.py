@@ -38,7 +38,7 @@ from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
 from sb3_mirl.virel import VIREL
 from sb3_mirl.zoo import search
-from sb3_mirl.zoo.hub import restore_generate_metadata
+from sb3_mirl.zoo.patches import restore_generate_metadata
 
 __all__ = ["ALGORITHMS", "Registration", "register"]
 

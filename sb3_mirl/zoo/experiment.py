@@ -1,10 +1,8 @@
 """The zoo's experiments with the shipped configurations, and with agents that go on where they stopped."""
 
-import json
 import os
 import re
 import shutil
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,11 +27,9 @@ ACTIONS = {"Box": "continuous", "Discrete": "discrete"}
 
 def config_of(algo: str, conf: str | None = None) -> str | None:
     """
-    Return what ``-conf`` stands for.
+    Return the file or module that ``-conf`` stands for: it may be one of our presets, and None is the default configuration.
+    The algorithms of others have theirs in the zoo.
 
-    :param algo: "mirl", "softdqn", ...; the algorithms of others have their configurations in the zoo
-    :param conf: the zoo's option: a file, a module, or one of our presets; None for the default configuration
-    :return: file or module
     :raises ValueError: if there is no such preset and no such module
     """
     if algo not in algorithms():
@@ -50,9 +46,8 @@ def config_of(algo: str, conf: str | None = None) -> str | None:
 
 def check_config(config: str) -> None:
     """
-    Check that a configuration can be used.
+    Check a configuration in YAML; others are Python, which says by itself what is wrong.
 
-    :param config: YAML file; others are Python, which says by itself what is wrong
     :raises OSError: if it cannot be opened
     :raises ValueError: if it holds no hyperparameters
     """
@@ -72,9 +67,8 @@ def check_config(config: str) -> None:
 
 def checkpoints_of(agent: Path) -> Path | None:
     """
-    Return the folder with the checkpoints of the run that an agent is from, None if there are none.
-
-    :param agent: zip file in the run's folder, or the model of one of its checkpoints
+    Return the folder with the checkpoints of the run that an agent is from, None if there are none. The agent is a zip file in
+    the run's folder, or the model of one of its checkpoints.
     """
     folder = agent.parent.parent if agent.parent.name.startswith("checkpoint_") else agent.parent / CHECKPOINTS
     return folder if CheckpointFolder(folder).paths() else None
@@ -84,12 +78,9 @@ def steps_of(agent: Path) -> int:
     """
     Return how many environment steps an agent was trained for; nothing is unpickled.
 
-    :param agent: zip file of an algorithm of SB3's kind
-    :raises ValueError: if it is damaged
+    :raises ValueError: if the file is damaged
     """
-    check_archive(agent, ("data",), "an algorithm's save")
-    with zipfile.ZipFile(agent) as archive:
-        return int(json.loads(archive.read("data"))["num_timesteps"])
+    return int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
 
 
 class Experiment(exp_manager.ExperimentManager):
@@ -137,7 +128,7 @@ class Experiment(exp_manager.ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        As in the zoo.
+        Read the configuration as in the zoo.
 
         :raises ValueError: if the configuration is malformed, or has nothing for the environment
         """
@@ -170,7 +161,7 @@ class Experiment(exp_manager.ExperimentManager):
         super().create_log_folder()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """As in the zoo; a search logs no episodes."""
+        """Make environments as in the zoo; a search logs no episodes."""
         return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def create_callbacks(self) -> None:
@@ -196,7 +187,7 @@ class Experiment(exp_manager.ExperimentManager):
             model = run
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
-            _go_on(model, None if run is None else run)
+            _go_on(model, run)
         if isinstance(model, GuardedAlgorithm) or model is run:
             self.n_timesteps += model.num_timesteps
         print(f"Going on with {agent}: {steps} steps are done, {self.n_timesteps} it will be in all")
@@ -248,10 +239,8 @@ class _Hyperparameters(dict[str, Any]):
 
 def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
     """
-    Let ``learn`` go on with an agent whose state in the middle of the training was not saved.
-
-    :param model: the agent
-    :param run: its run at another step, with the replay memory
+    Let ``learn`` go on with an agent whose state in the middle of the training was not saved; ``run`` is its run at another
+    step, with the replay memory.
     """
     if isinstance(model, OffPolicyAlgorithm) and isinstance(run, OffPolicyAlgorithm):
         end_trajectory(run.replay_buffer)

@@ -39,7 +39,7 @@ def draw(command: str) -> None:
     _tell_of_empty(command)
     if known.save is not None:
         _save(known.save)
-    elif pyplot.get_fignums() and matplotlib.get_backend().lower() not in _interactive_backends():
+    elif pyplot.get_fignums() and matplotlib.get_backend().lower() not in map(str.lower, _interactive_backends()):
         print("There is no display here, and nothing was shown: --save FILE writes the pictures.", file=sys.stderr)
 
 
@@ -82,5 +82,4 @@ def _tell_of_empty(command: str) -> None:
 
 
 def _interactive_backends() -> list[str]:
-    backends = matplotlib.backends.backend_registry.list_builtin(matplotlib.backends.BackendFilter.INTERACTIVE)
-    return [name.lower() for name in backends]
+    return matplotlib.backends.backend_registry.list_builtin(matplotlib.backends.BackendFilter.INTERACTIVE)

@@ -1,6 +1,9 @@
 """
 What ``-optimize`` samples. For SoftDQN and MIRL the ranges hold every value in ``zoo_configs/``; the zoo's own for DQN do
 not, and leave out n-step returns, averaged target networks and falling learning rates.
+
+Each sampler takes what the zoo gives, Optuna's trial, the numbers of actions and of environments, and whether HER is used with
+its arguments, and returns arguments of its class.
 """
 
 from typing import Any
@@ -14,51 +17,23 @@ NET_ARCHS = {"none": [], "tiny": [64], "small": [64, 64], "medium": [256, 256], 
 
 
 def sample_softdqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    Sample one set of hyperparameters for SoftDQN.
-
-    :param trial: Optuna's trial
-    :param n_actions: unused, as in the zoo's sampler for DQN
-    :param n_envs: number of environments, at most as many updates after each call of ``env.step`` times ``train_freq``
-    :param additional_args: the zoo's: whether HER is used, and its arguments
-    :return: arguments of SoftDQN
-    """
-    params = {
-        **_sample_shared(trial, n_envs, additional_args),
-        "exploration": trial.suggest_categorical("exploration", ["uniform", "marginal"]),
-    }
+    """Sample one set of hyperparameters for SoftDQN."""
+    params = _sample_shared(trial, n_envs, additional_args)
+    params["exploration"] = trial.suggest_categorical("exploration", ["uniform", "marginal"])
     return _arguments(params, additional_args)
 
 
 def sample_mirl_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    Sample one set of hyperparameters for MIRL.
-
-    :param trial: Optuna's trial
-    :param n_actions: unused, as in the zoo's sampler for DQN
-    :param n_envs: as in :func:`sample_softdqn_params`
-    :param additional_args: the zoo's: whether HER is used, and its arguments
-    :return: arguments of MIRL
-    """
-    params = {
-        **_sample_shared(trial, n_envs, additional_args),
-        # averages over 100 to 1e6 environment steps
-        "prior_lr": trial.suggest_float("prior_lr", 1e-6, 1e-2, log=True),
-        "exploration_mix": trial.suggest_float("exploration_mix", 0.0, 1.0),
-    }
+    """Sample one set of hyperparameters for MIRL."""
+    params = _sample_shared(trial, n_envs, additional_args)
+    # averages over 100 to 1e6 environment steps
+    params["prior_lr"] = trial.suggest_float("prior_lr", 1e-6, 1e-2, log=True)
+    params["exploration_mix"] = trial.suggest_float("exploration_mix", 0.0, 1.0)
     return _arguments(params, additional_args)
 
 
 def sample_virel_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    Sample one set of hyperparameters for VIREL.
-
-    :param trial: Optuna's trial
-    :param n_actions: unused, as in the zoo's sampler for SAC
-    :param n_envs: unused
-    :param additional_args: the zoo's: whether HER is used, and its arguments
-    :return: arguments of VIREL
-    """
+    """Sample one set of hyperparameters for VIREL."""
     return {
         **sample_sac_params(trial, n_actions, n_envs, additional_args),
         # 1/reward: from greedy at once to as hot as the critics' errors
@@ -69,15 +44,7 @@ def sample_virel_params(trial: optuna.Trial, n_actions: int, n_envs: int, additi
 
 
 def sample_softa2c_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    Sample one set of hyperparameters for SoftA2C.
-
-    :param trial: Optuna's trial
-    :param n_actions: unused, as in the zoo's sampler for A2C
-    :param n_envs: unused
-    :param additional_args: unused
-    :return: arguments of SoftA2C
-    """
+    """Sample one set of hyperparameters for SoftA2C."""
     return {
         **sample_a2c_params(trial, n_actions, n_envs, additional_args),
         "entropy": trial.suggest_categorical("entropy", ["proper", "naive"]),
@@ -87,15 +54,7 @@ def sample_softa2c_params(trial: optuna.Trial, n_actions: int, n_envs: int, addi
 
 
 def sample_softpqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    Sample one set of hyperparameters for SoftPQN.
-
-    :param trial: Optuna's trial
-    :param n_actions: unused
-    :param n_envs: unused
-    :param additional_args: unused
-    :return: arguments of SoftPQN
-    """
+    """Sample one set of hyperparameters for SoftPQN."""
     sampled = {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
@@ -114,23 +73,13 @@ def sample_softpqn_params(trial: optuna.Trial, n_actions: int, n_envs: int, addi
 
 
 def convert_softpqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the sampled values of SoftPQN into arguments.
-
-    :param sampled_params: what Optuna stored
-    :return: arguments of SoftPQN
-    """
+    """Turn the sampled values of SoftPQN into arguments."""
     others = {name: value for name, value in sampled_params.items() if name != "one_minus_gamma"}
     return {**others, "gamma": 1 - sampled_params["one_minus_gamma"]}
 
 
 def convert_params(params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Return what a trial of SoftDQN or MIRL has sampled in the dialect of the zoo's configurations, for ``--trial-id``.
-
-    :param params: of Optuna's trial, by the names of its dimensions
-    :return: hyperparameters
-    """
+    """Return what a trial of SoftDQN or MIRL has sampled in the dialect of the zoo's configurations, for ``--trial-id``."""
     values = dict(params)
     values["gamma"] = 1 - values.pop("one_minus_gamma")
     values["batch_size"] = 2 ** values.pop("batch_size_pow")
@@ -147,7 +96,7 @@ def convert_params(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample_shared(trial: optuna.Trial, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """The dimensions that both have, as in :func:`convert_params`."""
+    """Sample the dimensions that SoftDQN and MIRL have, for :func:`convert_params`."""
     train_freq = trial.suggest_int("train_freq", 1, 16)  # calls of env.step
     params: dict[str, Any] = {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),

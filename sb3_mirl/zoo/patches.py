@@ -1,5 +1,6 @@
-"""Agents that only play."""
+"""Where the zoo and the hub's library need a push: for agents that only play, and for ``push_to_hub``."""
 
+import importlib
 from typing import Any
 
 from rl_zoo3 import ALGOS
@@ -24,3 +25,20 @@ def _player(algorithm: type[GuardedOffPolicy]) -> type[GuardedOffPolicy]:
 
     body = {"load": classmethod(load), "__module__": algorithm.__module__, "__qualname__": algorithm.__qualname__}
     return type(algorithm.__name__, (algorithm,), body)
+
+
+def restore_generate_metadata() -> None:
+    """
+    Restore the function ``generate_metadata``, which ``sb3-team-hf-integration`` 3.2 renamed and the zoo 2.9 imports. An
+    upper bound on that library would do it too, but 3.2 is the only version there is with its name, and the older
+    ``huggingface_sb3`` needs ``huggingface_hub`` before 1.0, which the zoo's other parts do not.
+    """
+    library: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if hasattr(library, "generate_metadata"):
+        return
+
+    def generate_metadata(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the model card's metadata as a dictionary."""
+        return library._generate_metadata(*args, **kwargs).to_dict()
+
+    library.generate_metadata = generate_metadata
