@@ -3,7 +3,7 @@
     python examples/reproduce_gridworlds.py                                   # the paper's numbers, half a minute
     python examples/reproduce_gridworlds.py --gamma 0.999 --prior-lr 2e-4     # the authors' later advice
 
-Writes evaluations.csv, correct_action.csv, summary.md and figure1.png into --out. Needs sb3-mirl[plots].
+Writes evaluations.csv, correct_action.csv, summary.md and figure1.png into --out. Needs the extra `plots`.
 """
 
 import argparse

@@ -6,15 +6,19 @@ Needs the extra ``plots``. Runs come as (seeds, points), one row per training se
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, Polygon, Rectangle
-from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
+
+from sb3_mirl.common.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle, FancyArrowPatch, Polygon, Rectangle
+    from matplotlib.ticker import EngFormatter
 
 from sb3_mirl.irl.plots import destination_accuracy, route_map, weights  # noqa: F401  all pictures in one place
 

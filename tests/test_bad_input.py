@@ -61,7 +61,7 @@ def mdp(**changed: Any) -> TabularMDP:
 
 
 def atari(game: Any = "Breakout", **arguments: Any) -> Any:
-    pytest.importorskip("ale_py", reason="pip install 'sb3-mirl[atari]'")
+    pytest.importorskip("ale_py", reason="pip install '.[atari]'")
     from sb3_mirl.envs import AtariVecEnv
 
     return AtariVecEnv(game, **arguments)
@@ -299,7 +299,7 @@ class TestZoo:
     def test_configuration(
         self, text: str, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+        pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
         (tmp_path / "bad.yml").write_text(text)
         with pytest.raises(SystemExit, match=message) as stopped:
             self.train(monkeypatch, tmp_path, "-conf", str(tmp_path / "bad.yml"))
@@ -307,7 +307,7 @@ class TestZoo:
         assert not list(tmp_path.rglob("CartPole-v1_*"))
 
     def test_preset(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+        pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
         with pytest.raises(SystemExit, match="-conf tabel3 is neither a preset of mirl"):
             self.train(monkeypatch, tmp_path, "-conf", "tabel3")
 

@@ -1,7 +1,9 @@
 """The foundation by itself: a new algorithm in a few lines, and what it gets with them."""
 
+import importlib
 import io
 import pickle
+import sys
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -225,3 +227,25 @@ def test_observation_spaces_are_judged_in_any_depth() -> None:
 
     with pytest.raises(ValueError, match="counted from 0"):
         check_observation_space(space, "X")
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("sb3_mirl.plots", "matplotlib.pyplot", "plots"),
+        ("sb3_mirl.irl.plots", "matplotlib.axes", "plots"),
+        ("sb3_mirl.experiments.snapshots", "pandas", "plots"),
+        ("sb3_mirl.experiments.results", "pandas", "plots"),
+        ("sb3_mirl.experiments.statistics", "rliable", "plots"),
+        ("sb3_mirl.envs.ale", "ale_py", "atari"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra(
+    module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rliable", reason="pip install '.[plots]'")
+    importlib.import_module(module.rpartition(".")[0])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"{package}.*the extra \[{extra}\] of sb3_mirl.*pip install '.\[{extra}\]'"):
+        importlib.import_module(module)

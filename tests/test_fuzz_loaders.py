@@ -167,7 +167,7 @@ def test_damaged_model_gives_no_weights(whole: dict[str, bytes], tmp_path: Path)
 
 
 def test_damaged_configuration(whole: dict[str, bytes], tmp_path: Path) -> None:
-    pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+    pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
     from sb3_mirl.zoo.experiment import check_config
 
     path = tmp_path / "config.yml"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
 
 import optuna
 import yaml

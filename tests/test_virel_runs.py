@@ -125,8 +125,8 @@ def test_policies_are_modules_like_any_other() -> None:
 @pytest.fixture
 def example() -> Any:
     """The example's functions."""
-    pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
-    pytest.importorskip("rliable", reason="pip install 'sb3-mirl[plots]'")
+    pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
+    pytest.importorskip("rliable", reason="pip install '.[plots]'")
     script = Path(__file__).parents[1] / "examples" / "reproduce_virel.py"
     spec = importlib.util.spec_from_file_location("reproduce_virel", script)
     assert spec is not None and spec.loader is not None
@@ -180,7 +180,7 @@ TASKS |= {f"{name}-v{version}" for name in ENVS for version in (4, 5)}
 class TestZoo:
     @pytest.fixture(autouse=True)
     def _zoo(self) -> None:
-        pytest.importorskip("rl_zoo3", reason="pip install 'sb3-mirl[zoo]'")
+        pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
 
     @pytest.fixture
     def call(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
@@ -267,6 +267,6 @@ class TestZoo:
 
     @pytest.mark.parametrize("env_id", ["Swimmer-v5", "Hopper-v4"])
     def test_mujoco(self, env_id: str) -> None:
-        pytest.importorskip("mujoco", reason="pip install 'sb3-mirl[zoo]'")
+        pytest.importorskip("mujoco", reason="pip install '.[zoo]'")
         model = virel(gym.make(env_id)).learn(70)
         assert model.temperature != 1.0

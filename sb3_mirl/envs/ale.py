@@ -11,13 +11,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.common.extras import how_to_install
 from sb3_mirl.common.workers import usable_cpus
 
 try:
     from ale_py import ALEVectorInterface, roms
 except ImportError as error:
     raise ImportError(
-        f"AtariVecEnv needs ale-py 0.12 or newer with its vector interface ({error}): pip install 'sb3-mirl[atari]'"
+        f"AtariVecEnv needs ale-py 0.12.1 or newer with its vector interface ({error}). {how_to_install('atari')}"
     ) from error
 
 CONTINUE_RNG = -1

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from sb3_mirl.common.extras import extra
 from sb3_mirl.experiments import snapshots as files
 from sb3_mirl.experiments.settings import Run
+
+with extra("plots"):
+    import pandas as pd
 
 HISTORY_POINTS = 200
 LABELS = ["game", "agent", "seed"]

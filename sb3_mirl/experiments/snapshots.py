@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mirl.common.extras import extra
 from sb3_mirl.common.files import read_arrays, write_whole
 from sb3_mirl.evaluation import evaluate
 from sb3_mirl.experiments.settings import Settings
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_dqn import SoftDQN
+
+with extra("plots"):
+    import pandas as pd
 
 Report = Callable[[int], None]
 REPORT_EVERY = 1000  # environment steps

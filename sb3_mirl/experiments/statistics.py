@@ -14,8 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rliable import library as rly
-from rliable import metrics
+
+from sb3_mirl.common.extras import extra
+
+with extra("plots"):
+    from rliable import library as rly
+    from rliable import metrics
 
 Array = NDArray[np.float64]
 REPS = 2000

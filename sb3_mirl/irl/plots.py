@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
+from sb3_mirl.common.extras import extra
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
+
+with extra("plots"):
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
 
 if TYPE_CHECKING:
     from sb3_mirl.irl.routes import MaxEntRouteChoice

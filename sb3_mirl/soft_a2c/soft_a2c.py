@@ -60,6 +60,13 @@ class SoftA2C(RecordedRollouts, A2C):
     :param rollout_buffer_kwargs: arguments of the rollout buffer
     :param normalize_advantage: bring advantages to mean 0 and standard deviation 1, which changes the temperature; with
         ``update="soft_q"`` it is Delta - tau u that is normalised
+    :param stats_window_size: episodes in the moving averages of ``rollout/``
+    :param tensorboard_log: directory of the TensorBoard logs, None for no logs
+    :param policy_kwargs: arguments of the policy
+    :param verbose: 0 for silence, 1 for information, 2 for debugging
+    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers
+    :param device: "auto", "cpu", "cuda", ...
+    :param _init_setup_model: whether to build the networks now
     :param entropy: "proper" pays for information in the returns (Eqs. 50, 52); "naive" leaves it out of them (Eq. 48), as
         A2C does: the gradient of the divergence at the current state is all that is left of it
     :param update: "policy_gradient" (Eqs. 84-86) or "soft_q" (Eqs. 44, 46, 57)
@@ -71,13 +78,6 @@ class SoftA2C(RecordedRollouts, A2C):
         tau log(1 / ``prior_floor``)
     :param prior_states: over which states a learned prior averages the policy: "stationary", all alike, or "discounted", by
         gamma^(steps since the episode began). After a load, unlike after a resumption, ages count from 0
-    :param stats_window_size: episodes in the moving averages of ``rollout/``
-    :param tensorboard_log: directory of the TensorBoard logs, None for no logs
-    :param policy_kwargs: arguments of the policy
-    :param verbose: 0 for silence, 1 for information, 2 for debugging
-    :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers
-    :param device: "auto", "cpu", "cuda", ...
-    :param _init_setup_model: whether to build the networks now
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -104,13 +104,6 @@ class SoftA2C(RecordedRollouts, A2C):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = False,
-        entropy: Entropy = "proper",
-        update: Update = "policy_gradient",
-        entropy_bonus: bool = False,
-        prior: Sequence[float] | None = None,
-        prior_lr: float = 0.0,
-        prior_floor: float = 1e-8,
-        prior_states: PriorStates = "stationary",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -118,6 +111,14 @@ class SoftA2C(RecordedRollouts, A2C):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        entropy: Entropy = "proper",
+        update: Update = "policy_gradient",
+        entropy_bonus: bool = False,
+        prior: Sequence[float] | None = None,
+        prior_lr: float = 0.0,
+        prior_floor: float = 1e-8,
+        prior_states: PriorStates = "stationary",
     ) -> None:
         super().__init__(
             policy,
