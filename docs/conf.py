@@ -46,6 +46,7 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_execution_excludepatterns = [] if hasattr(sb3_mirl, "ContinuousSQL") else ["*multigoal*"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints = "description"
@@ -90,6 +91,17 @@ def escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
         lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
 
 
+def drop_what_is_not_there(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Leave out what stands between ``<!-- if NAME -->`` and ``<!-- end -->`` while ``sb3_mirl`` has no NAME."""
+    source[0] = re.sub(
+        r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n",
+        lambda found: found[2] if hasattr(sb3_mirl, found[1]) else "",
+        source[0],
+        flags=re.DOTALL,
+    )
+
+
 def setup(app: Sphinx) -> None:
     """Register what the configuration adds to Sphinx."""
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("source-read", drop_what_is_not_there)

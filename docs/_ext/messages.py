@@ -16,16 +16,20 @@ PACKAGE = Path(sb3_mirl.__file__).parent
 
 def messages(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """
-    Find what a module raises.
+    Find the errors and warnings of a module.
 
     :param tree: of its source
-    :return: (name of the exception, message) in the order of the source; what is computed appears as ``{expression}``
+    :return: (name of the exception or "warning", message); what is computed appears as ``{expression}``
     """
+    raised = {id(node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-            text = written(node.exc.args[0])
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        name = ast.unparse(node.func).split(".")[-1]
+        if id(node) in raised or name.endswith("Error") or name in ("warn", "exit"):
+            text = written(node.args[0])
             if text:
-                yield ast.unparse(node.exc.func).split(".")[-1], text
+                yield {"warn": "warning", "exit": "SystemExit"}.get(name, name), text
 
 
 def written(node: ast.expr) -> str:
