@@ -45,6 +45,7 @@ nb_execution_mode = os.environ.get("DOCS_EXECUTE", "off")  # "cache" or "force" 
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_execution_in_temp = True
 nb_merge_streams = True
 nb_execution_excludepatterns = [] if hasattr(sb3_mirl, "ContinuousSQL") else ["*multigoal*"]
 
