@@ -8,14 +8,14 @@ READY := $(VENV)/.ready
 # two workers with one thread each beat one with two on two cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick learning lint conformance compat wheel clean
+.PHONY: demo test quick learning lint docs conformance compat wheel clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a few minutes, once)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sb3_mirl needs Python >= 3.10, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	touch $(READY)
 
 # The main job: the gridworlds of Figure 1, then MIRL on Breakout with progress bar and TensorBoard
@@ -38,6 +38,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, notebooks executed, in docs/_build/html (what has been executed before is kept in docs/_build/.jupyter_cache)
+docs: $(READY)
+	DOCS_EXECUTE=cache $(BIN)/python -m sphinx -W -n -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 # SB3's own tests of DQN, SAC and A2C, with our classes in their place
 conformance: $(READY)
 	$(BIN)/python tests/conformance/run.py
@@ -50,4 +55,4 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel --outdir dist
 
 clean:
-	rm -rf $(VENV) dist build results
+	rm -rf $(VENV) dist build results docs/_build
