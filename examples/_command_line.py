@@ -29,6 +29,7 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     add("--games", nargs="+", default=list(games), metavar="GAME", help=", ".join(games))
     add("--algos", nargs="+", default=list(DEFAULT_AGENTS), choices=list(AGENTS), metavar="ALGO", help=", ".join(AGENTS))
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    add("--first-seed", type=int, default=0, help="(default: 0)")
     add("--timesteps", type=_steps, default=timesteps, help=f"environment steps of a run (default: {timesteps:g})")
     add("--snapshot-every", type=_steps, default=snapshot_every, help=f"environment steps (default: {snapshot_every:g})")
     add("--eval-episodes", type=int, default=N_EPISODES, help=f"episodes per snapshot (default: {N_EPISODES})")
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     :return: the runs that failed
     :raises SystemExit: at Ctrl-C or SIGTERM, where :func:`run_all` refuses the settings, and where there are no results
     """
-    runs = [Run(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    runs = [Run(game, agent, seed) for seed in seeds for game in args.games for agent in args.algos]
     failed: list[Run] = []
     try:
         if not args.plots_only:
