@@ -1,7 +1,6 @@
 """What reproduce_atari.py and reproduce_minatar.py share: choice of the runs, settings, and starting them."""
 
 import argparse
-import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -43,6 +42,12 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     ))  # fmt: skip
     add("--n-envs", type=int, default=8, help="environments per run (default: 8)")
     add("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    add("--ray", nargs="?", const=True, default=False, metavar="ADDRESS", help=(
+        "run on a cluster of Ray, by default the one that RAY_ADDRESS or `ray start` names, else on this machine; --out must "
+        "be a folder that all machines share"
+    ))  # fmt: skip
+    add("--cpus", type=int, help="cores of a run (default: its share of this machine, with --ray 1)")
+    add("--gpus", type=float, default=0.0, help="GPUs of a run, with --ray; 0.25 lets four share one (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--no-checkpoints", dest="checkpoints", action="store_false", help="save disk: killed runs start again")
     add("--out", type=Path, default=Path(out), help=f"(default: {out})")
@@ -65,17 +70,17 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     failed: list[Run] = []
     try:
         if not args.plots_only:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             settings = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in args}
             settings |= {"eval_exploration": tuple(args.eval_exploration), "overrides": dict(args.overrides)}
-            failed = run_all(runs, suite, Settings(**settings), args.out, args.jobs, args.device)
+            chosen = {name: vars(args)[name] for name in ("jobs", "device", "ray", "cpus", "gpus")}
+            failed = run_all(runs, suite, Settings(**settings), args.out, **chosen)
         if not args.plots_only or (args.out / "cells").exists():
             collect(args.out)
         elif not (args.out / "snapshots.csv").exists():
             raise FileNotFoundError(f"There are no results in {args.out}: run the experiment first, without --plots-only.")
     except KeyboardInterrupt:
         raise SystemExit("Interrupted: the same command goes on from here.") from None
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(str(error)) from None
     return failed
 

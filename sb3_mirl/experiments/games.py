@@ -8,8 +8,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_mirl.atari import GAMES as ATARI_GAMES
-from sb3_mirl.envs.minatar import GAMES as MINATAR_GAMES
 from sb3_mirl.envs.many_actions import PaddedActions
+from sb3_mirl.envs.minatar import GAMES as MINATAR_GAMES
 from sb3_mirl.envs.minatar import MinAtarCNN, make_minatar
 from sb3_mirl.envs.rare_action import RareActionEnv
 from sb3_mirl.evaluation import MAX_STEPS
