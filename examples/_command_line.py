@@ -1,7 +1,6 @@
 """What reproduce_atari.py and reproduce_minatar.py share: choice of the runs, settings, and starting them."""
 
 import argparse
-import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -29,6 +28,7 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     add("--games", nargs="+", default=list(games), metavar="GAME", help=", ".join(games))
     add("--algos", nargs="+", default=list(DEFAULT_AGENTS), choices=list(AGENTS), metavar="ALGO", help=", ".join(AGENTS))
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    add("--first-seed", type=int, default=0, help="(default: 0)")
     add("--timesteps", type=_steps, default=timesteps, help=f"environment steps of a run (default: {timesteps:g})")
     add("--snapshot-every", type=_steps, default=snapshot_every, help=f"environment steps (default: {snapshot_every:g})")
     add("--eval-episodes", type=int, default=N_EPISODES, help=f"episodes per snapshot (default: {N_EPISODES})")
@@ -42,6 +42,12 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     ))  # fmt: skip
     add("--n-envs", type=int, default=8, help="environments per run (default: 8)")
     add("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    add("--ray", nargs="?", const=True, default=False, metavar="ADDRESS", help=(
+        "run on a cluster of Ray, by default the one that RAY_ADDRESS or `ray start` names, else on this machine; --out must "
+        "be a folder that all machines share"
+    ))  # fmt: skip
+    add("--cpus", type=int, help="cores of a run (default: its share of this machine, with --ray 1)")
+    add("--gpus", type=float, default=0.0, help="GPUs of a run, with --ray; 0.25 lets four share one (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--no-checkpoints", dest="checkpoints", action="store_false", help="save disk: killed runs start again")
     add("--out", type=Path, default=Path(out), help=f"(default: {out})")
@@ -59,21 +65,22 @@ def run(args: argparse.Namespace, suite: Suite) -> list[Run]:
     :return: the runs that failed
     :raises SystemExit: at Ctrl-C or SIGTERM, where :func:`run_all` refuses the settings, and where there are no results
     """
-    runs = [Run(game, agent, seed) for seed in range(args.seeds) for game in args.games for agent in args.algos]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    runs = [Run(game, agent, seed) for seed in seeds for game in args.games for agent in args.algos]
     failed: list[Run] = []
     try:
         if not args.plots_only:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             settings = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in args}
             settings |= {"eval_exploration": tuple(args.eval_exploration), "overrides": dict(args.overrides)}
-            failed = run_all(runs, suite, Settings(**settings), args.out, args.jobs, args.device)
+            chosen = {name: vars(args)[name] for name in ("jobs", "device", "ray", "cpus", "gpus")}
+            failed = run_all(runs, suite, Settings(**settings), args.out, **chosen)
         if not args.plots_only or (args.out / "cells").exists():
             collect(args.out)
         elif not (args.out / "snapshots.csv").exists():
             raise FileNotFoundError(f"There are no results in {args.out}: run the experiment first, without --plots-only.")
     except KeyboardInterrupt:
         raise SystemExit("Interrupted: the same command goes on from here.") from None
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(str(error)) from None
     return failed
 

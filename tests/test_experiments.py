@@ -29,7 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sb3_mirl import MIRL, experiments
 from sb3_mirl.envs.minatar import GAMES, MinAtarActions, make_minatar
 from sb3_mirl.envs.rare_action import RareActionEnv
-from sb3_mirl.experiments import MINATAR, Run, Settings, results, run_all
+from sb3_mirl.experiments import MINATAR, Run, Settings, engines, results, run_all
 from sb3_mirl.experiments.agents import make_agent
 from sb3_mirl.experiments.snapshots import read_evaluations, read_table
 from sb3_mirl.experiments.training import is_done, train
@@ -133,15 +133,17 @@ def deadly_env(game: str, *args: Any) -> Any:
 
 
 def test_a_run_that_fails_or_is_killed_is_named_and_the_others_go_on(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engines, "TOGETHER", 1)
     good, bad, killed = (Run(game, "dqn", 0) for game in ("rare_action", "no_such_game", "killed"))
     settings, suite = replace(SETTINGS, timesteps=800), MINATAR._replace(make_env=deadly_env)
     failed = run_all([bad, killed, good], suite, settings, tmp_path, jobs=3, device="cpu")
     assert set(failed) == {bad, killed}
     assert "game='no_such_game' is not known, choose from 'asterix'" in (tmp_path / bad.folder / "error.txt").read_text()
     told = "".join(capfd.readouterr())
-    assert "no_such_game dqn seed 0 failed: exit code 1" in told and "killed dqn seed 0 failed: exit code -9" in told
+    assert "no_such_game dqn seed 0 failed: Traceback" in told
+    assert "killed dqn seed 0 failed: its process was killed each of the 2 times" in told and "SIGKILL" in told
     assert "1/3 runs done" in told
     assert is_done(good, settings, tmp_path) and not is_done(bad, settings, tmp_path)
 

@@ -6,7 +6,7 @@ One transition table, ``P``, is built from the map; ``step``, ``render``, the pl
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -43,6 +43,7 @@ ACTION_MEANINGS = ("UP", "RIGHT", "DOWN", "LEFT")
 _MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (row, column) of each action
 
 Transition = tuple[float, int, float, bool]
+ExtraActions = Literal["idle", "copies"]
 
 _CELL = 32  # pixels
 _RGB = {WALL: (60, 64, 72), FREE: (245, 245, 242), GOAL: (0, 158, 115), "agent": (213, 94, 0), "line": (205, 205, 200)}
@@ -52,7 +53,8 @@ class GridWorldEnv(gym.Env[Any, Any]):
     """A gridworld given as strings: ``#`` wall, ``.`` free, ``G`` goal.
 
     **Observation**: ``Discrete(rows * columns)``, the cell ``row * columns + column``.
-    **Actions**: ``Discrete(4)``, 0 up, 1 right, 2 down, 3 left; against a wall or the border the agent stays.
+    **Actions**: ``Discrete(n_actions)``, 0 up, 1 right, 2 down, 3 left; against a wall or the border the agent stays. Further
+    actions stay everywhere, or copy the four in turn.
     **Reward**: ``goal_reward`` on entering a goal, ``step_reward`` otherwise.
     **Start**: uniform over the free cells. **End**: on entering a goal; the class has no time limit.
 
@@ -66,6 +68,8 @@ class GridWorldEnv(gym.Env[Any, Any]):
     :param layout: a name in ``MAPS``, or the rows of a map
     :param goal_reward: reward for the step that enters a goal
     :param step_reward: reward for every other step
+    :param n_actions: number of actions, at least 4
+    :param extra_actions: what those beyond the fourth do: "idle" stays in the cell, "copies" moves as action ``a % 4``
     :param render_mode: ``"ansi"``, ``"rgb_array"`` or None
     :raises ValueError: if an argument is out of its range, or the map is unknown, not rectangular, or has no goal, no free
         cell or another character
@@ -80,29 +84,37 @@ class GridWorldEnv(gym.Env[Any, Any]):
         goal_reward: float = 9.0,
         step_reward: float = -1.0,
         render_mode: str | None = None,
+        n_actions: int = 4,
+        extra_actions: ExtraActions = "idle",
     ) -> None:
         self.layout = read_layout(layout)
         check_range("goal_reward", goal_reward, -math.inf, math.inf, low_open=True, high_open=True)
         check_range("step_reward", step_reward, -math.inf, math.inf, low_open=True, high_open=True)
+        check_range("n_actions", n_actions, len(_MOVES), math.inf, whole=True)
+        check_choice("extra_actions", extra_actions, get_args(ExtraActions))
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.goal_reward, self.step_reward = float(goal_reward), float(step_reward)
         self.render_mode = render_mode
+        extra = [(f"{ACTION_MEANINGS[a % 4]} {a}", _MOVES[a % 4]) for a in range(len(_MOVES), n_actions)]
+        if extra_actions == "idle":
+            extra = [(f"IDLE {a}", (0, 0)) for a in range(len(_MOVES), n_actions)]
+        self._names, self._moves = zip(*zip(ACTION_MEANINGS, _MOVES, strict=True), *extra, strict=True)
         self.n_rows, self.n_columns = len(self.layout), len(self.layout[0])
         self.cells = "".join(self.layout)
 
         starts = np.array([cell == FREE for cell in self.cells], dtype=np.float64)  # (S,)
         self.initial_state_distrib: NDArray[np.float64] = starts / starts.sum()
         self.P: dict[int, dict[int, list[Transition]]] = {
-            state: {action: [self._transition(state, action)] for action in range(len(_MOVES))}
+            state: {action: [self._transition(state, action)] for action in range(n_actions)}
             for state in range(len(self.cells))
         }
         self.observation_space = spaces.Discrete(len(self.cells))
-        self.action_space = spaces.Discrete(len(_MOVES))
+        self.action_space = spaces.Discrete(n_actions)
         self.state = int(np.argmax(starts))
 
     def get_action_meanings(self) -> list[str]:
         """Return the name of each action, in order."""
-        return list(ACTION_MEANINGS)
+        return list(self._names)
 
     def cell(self, row: int, column: int) -> int:
         """Return the observation of the cell at (row, column), both counted from 0 at the top left."""
@@ -112,7 +124,7 @@ class GridWorldEnv(gym.Env[Any, Any]):
         if self.cells[state] != FREE:
             return 1.0, state, 0.0, True
         row, column = divmod(state, self.n_columns)
-        row, column = row + _MOVES[action][0], column + _MOVES[action][1]
+        row, column = row + self._moves[action][0], column + self._moves[action][1]
         inside = 0 <= row < self.n_rows and 0 <= column < self.n_columns
         if not inside or self.layout[row][column] == WALL:
             return 1.0, state, self.step_reward, False
@@ -128,10 +140,10 @@ class GridWorldEnv(gym.Env[Any, Any]):
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         """Move by one cell; see gymnasium.
 
-        :raises ValueError: if the action is not one of the four
+        :raises ValueError: if the action is not in the action space
         """
         if int(action) not in self.P[self.state]:
-            raise ValueError(f"actions must be in 0..{len(_MOVES) - 1}, got {action!r}")
+            raise ValueError(f"actions must be in 0..{len(self._moves) - 1}, got {action!r}")
         transitions = self.P[self.state][int(action)]
         which = categorical_sample([probability for probability, *_ in transitions], self.np_random)
         _, self.state, reward, terminated = transitions[which]

@@ -8,6 +8,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_mirl.atari import GAMES as ATARI_GAMES
+from sb3_mirl.envs.many_actions import PaddedActions
 from sb3_mirl.envs.minatar import GAMES as MINATAR_GAMES
 from sb3_mirl.envs.minatar import MinAtarCNN, make_minatar
 from sb3_mirl.envs.rare_action import RareActionEnv
@@ -63,11 +64,16 @@ def make_minatar_env(game: str, n_envs: int, seed: int, training: bool) -> VecEn
     """
     Make the environments of a run on a game of MinAtar, or on "rare_action".
 
+    :param game: its name, or "breakout+idle_64", "breakout+copies_64" for the game with 64 actions, see :class:`PaddedActions`
     :param training: episodes end after 27000 steps, in evaluation after 4500
     """
 
     def make() -> gym.Env[Any, Any]:
-        env = RareActionEnv() if game == RARE_ACTION else make_minatar(game)
+        name, _, padding = game.partition("+")
+        env: gym.Env[Any, Any] = RareActionEnv() if name == RARE_ACTION else make_minatar(name)
+        if padding:
+            extra_actions, _, n_actions = padding.rpartition("_")
+            env = PaddedActions(env, int(n_actions), extra_actions)  # type: ignore[arg-type]  # it checks them
         return Monitor(gym.wrappers.TimeLimit(env, TRAINING_MAX_STEPS if training else MAX_STEPS))
 
     env = DummyVecEnv([make] * n_envs)

@@ -1,133 +1,131 @@
-"""All runs of an experiment, each in a process of its own, with one progress bar."""
+"""All runs of an experiment, on one machine or on many, with one progress bar and one folder."""
 
-import multiprocessing
 import os
+import signal
 import sys
 import threading
-import traceback
-from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch as th
 from tqdm import tqdm
 
-from sb3_mirl.common.files import FolderInUse, write_whole
 from sb3_mirl.common.workers import usable_cpus
+from sb3_mirl.experiments.engines import Outcome, on_ray, on_this_machine
 from sb3_mirl.experiments.settings import Run, Settings, Suite
-from sb3_mirl.experiments.snapshots import Report
-from sb3_mirl.experiments.training import is_done, train
+from sb3_mirl.experiments.training import is_done
+from sb3_mirl.experiments.work import EVERY, PROGRESS, work
 
-Workers = dict[Connection, tuple[Run, BaseProcess]]
-"""By the parent's end of the pipe through which a run reports environment steps."""
+TRIES = 2
 
 
 def run_all(
-    runs: Sequence[Run], suite: Suite, settings: Settings, out: Path, jobs: int = 1, device: str = "auto"
+    runs: Sequence[Run],
+    suite: Suite,
+    settings: Settings,
+    out: Path,
+    jobs: int = 1,
+    device: str = "auto",
+    ray: str | bool = False,
+    cpus: int | None = None,
+    gpus: float = 0.0,
 ) -> list[Run]:
     """
-    Train and evaluate the agents of all runs that are not done, in the order given. The processes share the CPUs evenly.
-    Several commands may work on one folder at the same time: each run is left to one of them.
+    Train and evaluate the agents of all runs that are not done, in the order given. Runs whose process or machine dies are
+    started again, and go on from their checkpoints. Several commands may work on one folder at the same time: each run is
+    left to one of them.
 
     At Ctrl-C, every run saves a checkpoint and ends; at the second one they end at once.
 
     :param runs: what to run
     :param suite: the family of the games
     :param settings: shared by all runs
-    :param out: folder of the experiment
-    :param jobs: runs at the same time
+    :param out: folder of the experiment; with Ray one that all machines share
+    :param jobs: runs at the same time; Ray decides by itself
     :param device: as in SB3
+    :param ray: execute them by Ray: True, or the address of a cluster, see :func:`~sb3_mirl.experiments.engines.on_ray`
+    :param cpus: cores of a run; by default its share of this machine, with Ray one
+    :param gpus: GPUs of a run, for Ray
     :return: the runs that failed; the traceback of each is printed and written to ``error.txt`` in its folder
     :raises ValueError: if the settings do not fit together, or are not those with which a run was begun
+    :raises KeyboardInterrupt: at Ctrl-C or SIGTERM
     """
     settings.check()
     waiting = [run for run in runs if not is_done(run, settings, out)]
     failed: list[Run] = []
-    workers: Workers = {}
-    task = (max(1, usable_cpus() // jobs), suite, settings, out, device)
+    out = out.absolute()
+    with _progress(runs, waiting, settings, out) as show, _stopping(out) as stop:
+        threads = cpus or (1 if ray else max(1, usable_cpus() // jobs))
+        one = partial(work, suite=suite, settings=settings, out=out, device=device, threads=threads, stop=stop)
+        def execute(runs: Sequence[Run]) -> Iterator[Outcome | None]:
+            address = ray if isinstance(ray, str) else None
+            return on_ray(one, runs, address, threads, gpus) if ray else on_this_machine(one, runs, jobs)
+
+        tries = 0
+        while waiting and tries < TRIES:  # what another process holds at first may be free in the end
+            tries, left = tries + 1, list[Run]()
+            for outcome in execute(waiting):
+                show(outcome)
+                if outcome is not None and outcome.how != "done":
+                    (failed if outcome.how == "failed" else left).append(outcome.run)
+            if stop.exists():
+                raise KeyboardInterrupt
+            waiting = left
+        for run in waiting:
+            print(f"{out / run.folder} is being run by another process, and left to it.", flush=True)
+    return failed
+
+
+@contextmanager
+def _stopping(out: Path) -> Iterator[Path]:
+    """The first SIGINT or SIGTERM makes a file that all runs look for, wherever they are; the second one acts at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    stop = out / f".stop_{uuid.uuid4().hex}"
+
+    def ask(number: int, _: Any) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+        os.write(2, f"\n{signal.Signals(number).name}: the runs save checkpoints and end; again to stop at once\n".encode())
+
+    main = threading.current_thread() is threading.main_thread()
+    outside = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in outside.items():
+            signal.signal(number, handler)
+        stop.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(runs: Sequence[Run], waiting: Sequence[Run], settings: Settings, out: Path) -> Iterator[Any]:
+    """A bar of the environment steps of all runs, and a function that is given outcomes, or None as time goes by."""
     # a log file gets a line now and then, not one for every update
     every = 0.5 if sys.stderr.isatty() else 60.0
-    total = len(runs) * settings.timesteps
+    total, done = len(runs) * settings.timesteps, len(runs) - len(waiting)
+    steps, looked = dict.fromkeys(waiting, 0), 0.0
     with tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every) as bar:
-        bar.update(total - len(waiting) * settings.timesteps)
-        try:
-            while waiting or workers:
-                while waiting and len(workers) < jobs:
-                    _start(workers, waiting.pop(0), *task)
-                failed += _follow(workers, bar)
-                done = len(runs) - len(waiting) - len(workers) - len(failed)
-                bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
-        finally:
-            _end([process for _, process in workers.values()])
-    return failed
 
+        def show(outcome: Outcome | None) -> None:
+            nonlocal done, looked
+            if outcome is not None and outcome.how == "failed":
+                bar.write(f"{outcome.run} failed: {outcome.error}")
+            if outcome is not None and outcome.how == "done":
+                done, steps[outcome.run] = done + 1, settings.timesteps
+            if outcome is None and time.monotonic() < looked + EVERY:
+                return
+            looked = time.monotonic()
+            for run in steps:
+                if steps[run] < settings.timesteps:
+                    with suppress(OSError, ValueError):  # not there yet, or just being written
+                        steps[run] = int((out / run.folder / PROGRESS).read_text())
+            bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
+            bar.update(total - len(waiting) * settings.timesteps + sum(steps.values()) - bar.n)
 
-def _start(workers: Workers, run: Run, *task: Any) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs.send, run, *task))
-    process.start()
-    theirs.close()  # the process holds the only one now, and the pipe breaks when it ends, however it ends
-    workers[ours] = run, process
-
-
-def _follow(workers: Workers, bar: Any) -> list[Run]:
-    """Show the steps that are reported, and return the runs that have failed."""
-    failed = []
-    for connection in cast(list[Connection], wait(list(workers), timeout=0.5)):
-        try:
-            bar.update(connection.recv())
-        except (EOFError, OSError):
-            run, process = workers.pop(connection)
-            process.join()
-            if process.exitcode:
-                failed.append(run)
-                bar.write(f"{run} failed: exit code {process.exitcode}")
-    bar.update(0)
-    return failed
-
-
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """End runs with their checkpoints saved, and at a second Ctrl-C without."""
-    try:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _work(report: Report, run: Run, threads: int, *task: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # a terminal sends its Ctrl-C to the parent alone, which ends its runs by one signal each
-    # OMP_NUM_THREADS may ask for fewer: on busy cores threads mostly wait for each other
-    th.set_num_threads(min(th.get_num_threads(), threads))
-    try:
-        _run(report, run, *task)
-    except KeyboardInterrupt:
-        sys.exit(1)
-
-
-def _run(report: Report, run: Run, suite: Suite, settings: Settings, out: Path, device: str) -> None:
-    try:
-        train(run, suite, settings, out, device, report)
-    except FolderInUse:
-        print(f"{out / run.folder} is being run by another process, and left to it.", flush=True)
-        report(settings.timesteps)
-    except Exception:
-        error = traceback.format_exc()
-        write_whole(out / run.folder / "error.txt", "txt", lambda part: part.write_text(error))
-        raise
-
-
-def _end_with_parent() -> None:
-    """A killed parent must not leave runs behind that nobody watches, and that the next command would start a second time."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        show(None)
+        yield show
