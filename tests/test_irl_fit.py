@@ -203,11 +203,11 @@ def test_an_interrupted_fit_keeps_its_best_weights_and_goes_on_from_its_file(tow
     network, _, paths = town
     calls, original = [0], RouteLikelihood.value_and_gradient
 
-    def stops(self, weights):
+    def stops(self, weights, group=None):
         calls[0] += 1
         if calls[0] == 6:
             raise KeyboardInterrupt
-        return original(self, weights)
+        return original(self, weights, group)
 
     file = tmp_path / "runs" / "fit"
     with monkeypatch.context() as patched:
@@ -301,10 +301,8 @@ def test_action_based_weights_come_near_those_that_made_the_choices():
     for _ in range(400):
         origin, destination = (int(s) for s in generator.choice(25, 2, replace=False))
         if destination not in policies:
-            pairs = [[int(t), int(h)] for t, h in zip(network.tail, network.head, strict=True)]
-            choices = truth._choices()
-            policies[destination] = np.exp(choices._on_network(choices._choices(destination, network.rewards(theta)))), pairs
-        probability, pairs = policies[destination]
+            policies[destination] = np.exp(truth._choices(destination).on_network(network.n_edges))
+        probability = policies[destination]
         path = [origin]
         while path[-1] != destination:
             out = np.flatnonzero(network.tail == path[-1])

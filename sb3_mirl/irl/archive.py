@@ -1,15 +1,17 @@
-"""A fitted model in one npz file of numbers and JSON, without pickle."""
+"""Files of route models, without pickle: a fitted model, of numbers and JSON, and the best weights of a fit under way."""
 
 import json
 import pathlib
-from collections.abc import Hashable
+import zlib
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from sb3_mirl.common.files import read_arrays, write_whole
-from sb3_mirl.irl.network import RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.trips import Trips
 
 if TYPE_CHECKING:
     from sb3_mirl.irl.routes import MaxEntRouteChoice
@@ -50,12 +52,7 @@ def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
     }
     arrays["json"] = np.array(json.dumps(text))
 
-    def save(target: pathlib.Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    write_whole(path, "npz", save)
+    _write(path, arrays)
 
 
 def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
@@ -63,8 +60,7 @@ def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
     :raises OSError: the file cannot be opened
     :raises ValueError: it is damaged, or does not hold a model
     """
-    file = pathlib.Path(path)
-    file = file if file.suffix else file.with_suffix(".npz")
+    file = _with_suffix(path)
     arrays = read_arrays(file, ("tail", "head", "length"))
     try:
         return _as_model(kind, arrays, json.loads(str(arrays["json"])))
@@ -116,3 +112,44 @@ def _plain(value: Any) -> Any:
 
 def _hashable(value: Any) -> Hashable:
     return tuple(_hashable(part) for part in value) if isinstance(value, list) else value
+
+
+class Checkpoint:
+    """The best weights of a fit in a file, and those that are there from an earlier run.
+
+    :param path: npz
+    :param settings: what else says that it is the same fit
+    :raises ValueError: the file is of another fit, or damaged
+    """
+
+    def __init__(self, path: str | pathlib.Path, network: RoadNetwork, trips: Trips, settings: Sequence[Any]) -> None:
+        self.path = _with_suffix(path)
+        crc, features = zlib.crc32(repr(settings).encode()), network.features
+        values = features if isinstance(features, np.ndarray) else features.data
+        for array in (network.tail, network.head, values, trips.edges, trips.starts, trips.weights):
+            crc = zlib.crc32(array.tobytes(), crc)
+        self._fit = np.array([crc, network.n_features], dtype=np.int64)
+        self.weights: Array | None = None
+        if self.path.exists():
+            arrays = read_arrays(self.path, ["weights"])
+            if not np.array_equal(arrays.get("fit", ()), self._fit):
+                raise ValueError(f"{self.path} is of a fit of other paths or parameters: remove it, or choose another name")
+            self.weights = arrays["weights"]
+
+    def write(self, weights: Array) -> None:
+        """Replace the file's weights (K,)."""
+        _write(self.path, {"weights": weights, "fit": self._fit})
+
+
+def _with_suffix(path: str | pathlib.Path) -> pathlib.Path:
+    file = pathlib.Path(path)
+    return file if file.suffix else file.with_suffix(".npz")
+
+
+def _write(path: str | pathlib.Path, arrays: dict[str, Any]) -> None:
+    def save(target: pathlib.Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, "npz", save)
