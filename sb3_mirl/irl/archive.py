@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="MaxEntRouteChoice")
 
-_FITTED = ("weights_", "weight_errors_", "covariance_")
+_FITTED = ("weights_", "weight_errors_", "covariance_", "farthest_")
 _NUMBERS = ("log_likelihood_", "feature_gap_", "converged_", "n_iterations_", "n_gradients_")
 _ARRAY_PARAMETERS = ("reference", "initial_weights")
 
@@ -41,8 +41,6 @@ def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
         arrays["features"] = network.features
     else:
         arrays |= {f"features_{part}": getattr(network.features, part) for part in ("data", "indices", "indptr")}
-    arrays["farthest_destinations"] = np.array(list(model.farthest_), dtype=np.int64)
-    arrays["farthest_distances"] = np.array(list(model.farthest_.values()))
     text = {
         "parameters": {name: value for name, value in parameters.items() if name not in _ARRAY_PARAMETERS},
         "numbers": {name: _plain(getattr(model, name)) for name in _NUMBERS},
@@ -88,12 +86,10 @@ def _as_model(kind: type[Model], arrays: dict[str, np.ndarray], text: dict[str, 
     parameters = {**text["parameters"], **{name: arrays[name] for name in _ARRAY_PARAMETERS if name in arrays}}
     model = kind.from_weights(network, arrays["weights_"], **parameters)
     for name in _FITTED:
-        setattr(model, name, arrays[name])
+        getattr(model, name)[...] = arrays[name]  # in place: the distances are also what the model's graphs look at
     for name in _NUMBERS:
         setattr(model, name, text["numbers"][name])
     model.history_ = {name: arrays[f"history_{name}"] for name in ("log_likelihood", "feature_gap")}
-    distances = zip(arrays["farthest_destinations"].tolist(), arrays["farthest_distances"].tolist(), strict=True)
-    model.farthest_.update(distances)
     return model
 
 

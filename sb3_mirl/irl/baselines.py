@@ -1,17 +1,19 @@
 """What Table 1 of Ziebart et al. (2008) compares maximum entropy with: paths of least cost, and choices made one by one."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.irl.cache import Cache, in_threads
 from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
-from sb3_mirl.irl.optimise import minimise
+from sb3_mirl.irl.optimise import Progress, minimise
 from sb3_mirl.irl.parameters import Parameters
 from sb3_mirl.irl.passes import forward
 from sb3_mirl.irl.planning import BestPaths, NoBestPath, Solutions, origin_node
@@ -87,15 +89,24 @@ class MaxMargin(_Baseline):
     :param rate: of the subgradient's first step, relative to the weights; it falls as 1 / sqrt(step)
     :param epochs: passes through the paths
     :param seed: of the paths' order
+    :param verbose: 1 shows progress
 
     Fitted: ``weights_`` (K,), as rewards: minus the costs, the average over the steps.
     """
 
-    def __init__(self, network: RoadNetwork, l2: float = 1e-3, rate: float = 0.05, epochs: int = 10, seed: int = 0) -> None:
-        self.network, self.l2, self.rate, self.epochs, self.seed = network, l2, rate, epochs, seed
+    def __init__(
+        self,
+        network: RoadNetwork,
+        l2: float = 1e-3,
+        rate: float = 0.05,
+        epochs: int = 10,
+        seed: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        self.network, self.l2, self.rate, self.epochs, self.seed, self.verbose = network, l2, rate, epochs, seed, verbose
 
     def fit(self, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> "MaxMargin":
-        """Find the costs.
+        """Find the costs; an interrupted fit (Ctrl-C) keeps those it has come to.
 
         :param paths: N sequences of states
         :param sample_weight: (N,)
@@ -107,14 +118,14 @@ class MaxMargin(_Baseline):
         network, trips = self.network, read_trips(self.network, paths, sample_weight)
         graphs, generator = Graphs(network), np.random.default_rng(self.seed)
         scales = feature_scales(network.features)
-        cost = -start_weights(network, None) * scales
+        cost = -start_weights(network) * scales
         lowest = np.where(_never_negative(network), 0.0, -np.inf)
         step_size = self.rate * float(np.abs(cost).mean())
         shares = trips.weights / trips.weights.mean()
-        average, step = np.zeros_like(cost), 0
-        for _ in range(self.epochs):
-            for i in generator.permutation(len(trips)):
-                step += 1
+        average = cost.copy()
+        order = np.concatenate([generator.permutation(len(trips)) for _ in range(self.epochs)])
+        try:
+            for step, i in enumerate(tqdm(order, desc="max margin", disable=not self.verbose), start=1):
                 edges = trips.along(i)
                 graph = graphs.to(int(trips.destinations[i]))
                 rewards = self._margin_rewards(cost / scales, edges)
@@ -124,6 +135,8 @@ class MaxMargin(_Baseline):
                 slope = shares[i] * network.feature_counts(counts.astype(np.float64)) / scales + self.l2 * cost
                 cost = np.maximum(cost - step_size / np.sqrt(step) * slope, lowest)
                 average += (cost - average) / step
+        except KeyboardInterrupt:
+            warnings.warn("interrupted: the costs of the steps so far are kept")
         self.weights_ = -average / scales
         costs = -network.rewards(self.weights_)
         self._set_costs(np.maximum(costs, _least(costs)))
@@ -153,6 +166,7 @@ class ActionBased(_Baseline):
     :param tolerance: as for ``MaxEntRouteChoice``; the likelihood's kinks may keep the fit from reaching it
     :param max_iterations: of the fit
     :param n_jobs: threads; by default one for each usable core
+    :param verbose: 1 shows progress
 
     Fitted: ``weights_`` (K,), ``log_likelihood_``, the sum over the paths; ``converged_``, ``n_iterations_`` and
     ``feature_gap_``.
@@ -166,8 +180,9 @@ class ActionBased(_Baseline):
         tolerance: float = 1e-4,
         max_iterations: int = 100,
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
-        self.network, self.l2, self.initial_weights = network, l2, initial_weights
+        self.network, self.l2, self.initial_weights, self.verbose = network, l2, initial_weights, verbose
         self.tolerance, self.max_iterations, self.n_jobs = tolerance, max_iterations, n_jobs
 
     @classmethod
@@ -178,7 +193,7 @@ class ActionBased(_Baseline):
         return model
 
     def fit(self: Action, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> Action:
-        """Find weights of large likelihood.
+        """Find weights of large likelihood; an interrupted fit (Ctrl-C) keeps the best ones it has seen.
 
         :param paths: N sequences of states
         :param sample_weight: (N,)
@@ -195,10 +210,13 @@ class ActionBased(_Baseline):
             return -value / total + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales / total
 
         if self.initial_weights is None:
-            start = start_weights(self.network, None)
+            start = start_weights(self.network)
         else:
             start = as_weights(self.network, "initial_weights", self.initial_weights)
-        minimum = minimise(function, start * scales, None, 0.0, self.tolerance, self.max_iterations)
+        with Progress("action", self.verbose) as progress:
+            minimum = minimise(function, start * scales, None, 0.0, self.tolerance, self.max_iterations, progress)
+        if minimum.interrupted:
+            minimum.warn(self.tolerance, "")
         self._set_weights(minimum.x / scales)
         self.log_likelihood_ = total * (self.l2 / 2 * float(minimum.x @ minimum.x) - minimum.value)
         self.converged_, self.n_iterations_ = minimum.converged, minimum.n_iterations

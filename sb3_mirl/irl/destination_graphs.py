@@ -93,7 +93,7 @@ class Graphs:
         shape = (network.n_states, network.n_states)
         # of a transposed CSR the columns are the rows: distances to the destination become distances from it
         self._reversed = csr_array((network.length[order], self._heads, starts), shape=shape).T.tocsr()
-        self.farthest: dict[int, float] = {}
+        self.farthest = np.zeros(network.n_states)  # by destination, 0 where no origin was noted
         self._kept: Cache[tuple[int, float], DestinationGraph] = Cache(capacity)
         self._distances: Cache[int, Array] = Cache(capacity // 4)
 
@@ -101,29 +101,26 @@ class Graphs:
         """(S,): the reference distance of each state to the destination; infinite beyond ``limit`` or out of reach."""
         return np.asarray(dijkstra(self._reversed, indices=destination, limit=limit))
 
-    def note_origins(self, destination: int, origins: Any, within: float = np.inf) -> None:
+    def note_origins(self, destination: int, origins: Any, within: float) -> None:
         """Keep the states that detours from these origins may use from now on.
 
         :param origins: states
         :param within: an upper bound of their distances, which saves time
         """
         if self.max_detour is not None:
-            distances = self.distances(destination, within * (1 + 1e-9))[origins]
-            farthest = distances[np.isfinite(distances)].max(initial=0.0)
-            self.farthest[destination] = max(float(farthest), self.farthest.get(destination, 0.0))
+            reach = _farthest(self.distances(destination, within * (1 + 1e-9))[origins])
+            self.farthest[destination] = max(reach, self.farthest[destination])
 
     def to(self, destination: int, origins: Iterable[int] = ()) -> DestinationGraph:
-        """The graph of a destination; with ``max_detour``, of the noted origins and these."""
-        limit = np.inf if self.max_detour is None else self._limit(destination, list(origins), self.max_detour)
+        """The graph of a destination; with ``max_detour``, of the noted origins and these, or of all if there are none."""
+        limit, origins = np.inf, list(origins)
+        if self.max_detour is not None and (origins or self.farthest[destination]):
+            reach = self.farthest[destination]
+            if origins:
+                distances = self._distances.get(destination, lambda: self.distances(destination))
+                reach = max(reach, _farthest(distances[origins]))
+            limit = (1 + self.max_detour) * float(reach)
         return self._kept.get((destination, limit), lambda: self._build(destination, limit))
-
-    def _limit(self, destination: int, origins: list[int], max_detour: float) -> float:
-        """How far from the destination states may be."""
-        farthest = self.farthest.get(destination, 0.0 if origins else np.inf)
-        if origins:
-            own = self._distances.get(destination, lambda: self.distances(destination))[origins]
-            farthest = max(farthest, float(own[np.isfinite(own)].max(initial=0.0)))
-        return (1 + max_detour) * farthest
 
     def _build(self, destination: int, limit: float) -> DestinationGraph:
         distances = self.distances(destination, limit)
@@ -134,6 +131,10 @@ class Graphs:
         edges = kernels.renumber(order, index, self._starts, self._heads, self._edges)
         graph = DestinationGraph(destination, *edges, order, index[None])
         return graph if self.horizon is None else unfold(graph, self.horizon)
+
+
+def _farthest(distances: Array) -> float:
+    return float(distances[np.isfinite(distances)].max(initial=0.0))
 
 
 def unfold(graph: DestinationGraph, horizon: int) -> DestinationGraph:

@@ -1,6 +1,6 @@
 """The compiled loops over one destination's graph (numba; imported only when a model computes something).
 
-Arrays of a graph of n nodes, m edges (see ``passes.DestinationGraph``): node 0 is the destination and has no edges, nodes are
+Arrays of a graph of n nodes, m edges (see ``destination_graphs``): node 0 is the destination and has no edges, nodes are
 numbered from near to far; ``start`` (n + 1,), the edges of node i are ``start[i]`` to ``start[i + 1] - 1``; ``head`` (m,),
 where they lead; ``reward`` (m,) r_e. Nothing holds the GIL, so that destinations run in parallel threads.
 """

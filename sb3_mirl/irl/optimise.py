@@ -4,11 +4,13 @@
 alternative. Both call ``report`` once per iteration, and give what they have when they are interrupted.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from sb3_mirl.irl.network import Array
 
@@ -30,6 +32,20 @@ class Report(Protocol):
     def __call__(self, x: Array, value: float, gap: float) -> None: ...
 
 
+class Progress(tqdm):
+    """A ``Report`` that shows a bar.
+
+    :param verbose: 0 shows nothing
+    """
+
+    def __init__(self, title: str, verbose: int) -> None:
+        super().__init__(desc=title, unit=" iterations", disable=not verbose)
+
+    def __call__(self, x: Array, value: float, gap: float) -> None:
+        self.set_postfix_str(f"log likelihood per path {-value:.6f}, gap {gap:.1e}", refresh=False)
+        self.update()
+
+
 @dataclass
 class Minimum:
     """``x`` (K,), its ``value``, and the ``gap``: the largest component of the (smallest sub-) gradient."""
@@ -43,6 +59,16 @@ class Minimum:
     n_gradients: int = 0
     values: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
+
+    def warn(self, tolerance: float, way_out: str) -> None:
+        """Warn if it is not known to be the minimum."""
+        if self.interrupted:
+            warnings.warn(f"interrupted after {self.n_iterations} iterations: the best weights are kept")
+        elif not self.converged:
+            warnings.warn(
+                f"the fit ended after {self.n_iterations} iterations at a gap of {self.gap:.2g}, above tolerance={tolerance}"
+                f"{way_out}"
+            )
 
 
 def minimise(

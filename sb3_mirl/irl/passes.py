@@ -122,7 +122,7 @@ def backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
 
 
 def forward(graph: DestinationGraph, probability: Array, mass: Array, neglect: float = 0.0) -> Array:
-    """D (n,) of D = s + P^T D, counting a visit once however often its loop is taken.
+    """D (n,) of D = s + P^T D.
 
     :param probability: (m,) P
     :param mass: (n,) s; the destination's own is not counted

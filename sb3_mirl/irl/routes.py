@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.irl import kernels
@@ -17,7 +16,7 @@ from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.destinations import posterior
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 from sb3_mirl.irl.objective import RouteLikelihood
-from sb3_mirl.irl.optimise import Minimum, Report, exponentiated_gradient, minimise
+from sb3_mirl.irl.optimise import Minimum, Progress, Report, exponentiated_gradient, minimise
 from sb3_mirl.irl.parameters import Parameters
 from sb3_mirl.irl.passes import Passes, forward
 from sb3_mirl.irl.planning import Solutions
@@ -101,10 +100,7 @@ class MaxEntRouteChoice(Parameters):
         model = cls(network, **parameters)
         log_reference = model._check_parameters()
         model._set_weights(as_weights(network, "weights", weights), model._make_graphs(log_reference), log_reference)
-        n = network.n_features
-        model.weight_errors_, model.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
-        model.log_likelihood_ = model.feature_gap_ = np.nan
-        model.converged_, model.n_iterations_, model.n_gradients_ = True, 0, 0
+        model._set_unfitted(network.n_features)
         model.history_ = {"log_likelihood": np.empty(0), "feature_gap": np.empty(0)}
         return model
 
@@ -135,11 +131,10 @@ class MaxEntRouteChoice(Parameters):
         saved = None if checkpoint is None else Checkpoint(checkpoint, self.network, trips, settings)
         if saved is not None and saved.weights is not None:
             start = saved.weights
-        with tqdm(desc="fit", unit=" iterations", disable=not self.verbose) as bar:
+        with Progress("fit", self.verbose) as progress:
 
             def report(x: Array, value: float, gap: float) -> None:
-                bar.set_postfix_str(f"log likelihood per path {-value:.6f}, gap {gap:.1e}", refresh=False)
-                bar.update()
+                progress(x, value, gap)
                 if saved is not None:
                     saved.write(x / scales)
 
@@ -150,7 +145,7 @@ class MaxEntRouteChoice(Parameters):
 
     def _start(self, likelihood: RouteLikelihood, log_reference: Array | None) -> Array:
         if self.initial_weights is None:
-            return start_weights(self.network, log_reference, signed=self.optimizer == "exponentiated")
+            return start_weights(self.network, log_reference)
         start = as_weights(self.network, "initial_weights", self.initial_weights)
         likelihood.check_finite(start)
         return start
@@ -181,20 +176,15 @@ class MaxEntRouteChoice(Parameters):
     def _describe(self, likelihood: RouteLikelihood, minimum: Minimum, scales: Array) -> None:
         """The fitted attributes but for the weights."""
         n, x = self.network.n_features, minimum.x
+        self._set_unfitted(n)
         penalty = self.l1 * np.abs(x).sum() + self.l2 / 2 * (x @ x)
         self.log_likelihood_ = likelihood.total * (penalty - minimum.value)
         self.feature_gap_, self.converged_ = minimum.gap, minimum.converged
         self.n_iterations_, self.n_gradients_ = minimum.n_iterations, minimum.n_gradients
         self.history_ = {"log_likelihood": -likelihood.total * np.array(minimum.values), "feature_gap": np.array(minimum.gaps)}
-        self.weight_errors_, self.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
+        minimum.warn(self.tolerance, ": raise tolerance or max_iterations, or begin from other initial_weights")
         if minimum.interrupted:
-            warnings.warn(f"interrupted after {minimum.n_iterations} iterations: the best weights are kept, without errors")
-            return
-        if not minimum.converged:
-            warnings.warn(
-                f"the fit ended after {minimum.n_iterations} iterations at a gap of {minimum.gap:.2g}, above tolerance="
-                f"{self.tolerance}: raise tolerance or max_iterations, or begin from other initial_weights"
-            )
+            return  # without errors, which take their time
         if not self._has_errors():
             warnings.warn(f"no standard errors: the Hessian of {n} features needs too much memory on this network")
             return
