@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from sb3_mirl.irl import ActionBased, MaxEntRouteChoice, MaxMargin, RoadNetwork, ShortestPath, evaluate_routes
+from sb3_mirl.irl import ActionBased, MaxEntRouteChoice, MaxMargin, RoadNetwork, ShortestPath, baselines, evaluate_routes
 from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.optimise import minimise
@@ -203,11 +203,11 @@ def test_an_interrupted_fit_keeps_its_best_weights_and_goes_on_from_its_file(tow
     network, _, paths = town
     calls, original = [0], RouteLikelihood.value_and_gradient
 
-    def stops(self, weights):
+    def stops(self, weights, group=None):
         calls[0] += 1
         if calls[0] == 6:
             raise KeyboardInterrupt
-        return original(self, weights)
+        return original(self, weights, group)
 
     file = tmp_path / "runs" / "fit"
     with monkeypatch.context() as patched:
@@ -240,12 +240,11 @@ def test_a_fit_that_is_cut_short_says_so(town):
 
 def test_the_start_costs_something_everywhere(town):
     network, _, _ = town
-    for signed in (False, True):
-        theta = start_weights(network, None, signed)
-        sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
-        assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
+    theta = start_weights(network)
+    sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
+    assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
     mixed = RoadNetwork(network.tail, network.head, network.features * [1, -1, 1, 1])
-    assert (mixed.rewards(start_weights(mixed, None, True)) < 0).all()
+    assert (mixed.rewards(start_weights(mixed)) < 0).all()
 
 
 def test_the_minimiser_turns_back_from_where_the_function_is_infinite():
@@ -301,10 +300,8 @@ def test_action_based_weights_come_near_those_that_made_the_choices():
     for _ in range(400):
         origin, destination = (int(s) for s in generator.choice(25, 2, replace=False))
         if destination not in policies:
-            pairs = [[int(t), int(h)] for t, h in zip(network.tail, network.head, strict=True)]
-            choices = truth._choices()
-            policies[destination] = np.exp(choices._on_network(choices._choices(destination, network.rewards(theta)))), pairs
-        probability, pairs = policies[destination]
+            policies[destination] = np.exp(truth._choices(destination).on_network(network.n_edges))
+        probability = policies[destination]
         path = [origin]
         while path[-1] != destination:
             out = np.flatnonzero(network.tail == path[-1])
@@ -331,3 +328,36 @@ def test_no_warning_without_a_reason(town):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MaxEntRouteChoice(network).fit(paths[:50])
+
+
+def test_interrupted_baselines_keep_what_they_have_and_show_progress(town, monkeypatch, capfd):
+    network, _, paths = town
+    for module_name, model in (
+        ("BestPaths", MaxMargin(network, epochs=1, verbose=1)),
+        ("choice_likelihood", ActionBased(network, verbose=1)),
+    ):
+        original, calls = getattr(baselines, module_name), [0]
+
+        def stops(*arguments, original=original, calls=calls):
+            calls[0] += 1
+            if calls[0] == 8:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        with monkeypatch.context() as patched, pytest.warns(UserWarning, match="interrupted"):
+            patched.setattr(baselines, module_name, stops)
+            model.fit(paths[:40])
+        assert (model.weights_ < 0).all() and model.predict(0, 48)[-1] == 48
+    shown = capfd.readouterr().err
+    assert "max margin" in shown and "action: " in shown
+
+
+def test_a_file_of_a_fit_with_another_reference_or_features_is_refused(town, tmp_path):
+    network, _, paths = town
+    uniform = 1 / np.bincount(network.tail)[network.tail]
+    MaxEntRouteChoice(network, reference=uniform).fit(paths[:20], checkpoint=tmp_path / "fit")
+    MaxEntRouteChoice(network, reference=uniform).fit(paths[:20], checkpoint=tmp_path / "fit")
+    other = RoadNetwork(network.tail, network.head, 2 * network.features)
+    for model in (MaxEntRouteChoice(network), MaxEntRouteChoice(other, reference=uniform)):
+        with pytest.raises(ValueError, match="other paths or parameters"):
+            model.fit(paths[:20], checkpoint=tmp_path / "fit")

@@ -223,9 +223,14 @@ def test_the_reward_of_a_thousand_episodes_on_frozen_lake():
 
 def test_counts_are_by_time_where_there_is_a_horizon():
     mdp = random_mdp(0, ends=False)
-    counts, n = count_actions(mdp, np.full(3, 1 / 3), [([0, 1, 0], [2, 1, 2]), ([0, 4], [2])], None)
-    assert n == 2 and counts.shape == (1, 7, 3) and counts[0, 0, 2] == 3 and counts.sum() == 4
-    timed, _ = count_actions(mdp, np.full(3, 1 / 3), [([0, 1, 0], [2, 1, 2]), ([0, 4], [2])], 4)
+    paths = [([0, 1, 0], [2, 1, 2]), ([0, 4], [2])]
+    counts, starts = count_actions(mdp, np.full(3, 1 / 3), paths, None)
+    assert (
+        starts.tolist() == [2, 0, 0, 0, 0, 0, 0] and counts.shape == (1, 7, 3) and counts[0, 0, 2] == 3 and counts.sum() == 4
+    )
+    discounted, _ = count_actions(mdp, np.full(3, 1 / 3), paths, None, 0.5)
+    assert discounted[0, 0, 2] == 2.25 and discounted[0, 1, 1] == 0.5
+    timed, _ = count_actions(mdp, np.full(3, 1 / 3), paths, 4)
     assert timed.shape == (4, 7, 3) and timed[0, 0, 2] == 2 and timed[2, 0, 2] == 1
 
 

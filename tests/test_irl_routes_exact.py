@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from sb3_mirl.irl import ActionBased, MaxEntIRL, MaxEntRouteChoice, PartitionDiverges, RoadNetwork
-from sb3_mirl.irl.action_based import ActionLikelihood
+from sb3_mirl.irl.baselines import choice_likelihood
 from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.passes import Passes
@@ -133,7 +133,7 @@ def test_gradient_and_hessian_are_the_derivatives(seed):
         assert gradient[k] == pytest.approx((up - down) / 2e-5, rel=1e-6, abs=1e-6)
         assert -information[k] == pytest.approx((g_up - g_down) / 2e-5, rel=1e-5, abs=1e-5)
     # group by group it is the same
-    parts = [likelihood.group_gradient(i, theta) for i in range(len(likelihood.groups))]
+    parts = [likelihood.value_and_gradient(theta, i) for i in range(len(likelihood.groups))]
     shares = np.array([group.weights.sum() for group in likelihood.groups]) / likelihood.total
     assert sum(s * v for s, (v, _) in zip(shares, parts, strict=True)) == pytest.approx(value, abs=1e-12)
     assert sum(s * g for s, (_, g) in zip(shares, parts, strict=True)) == pytest.approx(gradient, abs=1e-10)
@@ -163,11 +163,11 @@ def test_the_action_based_likelihood_and_its_gradient(seed):
             total += q[network.head[out] == head][0] - logsumexp(q)
         expected.append(total)
     assert model.log_probability(paths) == pytest.approx(expected, abs=1e-10)
-    likelihood, groups = ActionLikelihood(network, Graphs(network), 1), read_trips(network, paths).groups()
-    value, gradient = likelihood.value_and_gradient(groups, theta)
+    graphs, groups = Graphs(network), read_trips(network, paths).groups()
+    value, gradient = choice_likelihood(network, graphs, groups, theta, 1)
     assert value == pytest.approx(sum(expected), abs=1e-9)
     for k, step in enumerate(1e-6 * np.eye(3)):
-        up, down = (likelihood.value_and_gradient(groups, theta + sign * step)[0] for sign in (1, -1))
+        up, down = (choice_likelihood(network, graphs, groups, theta + sign * step, 1)[0] for sign in (1, -1))
         assert gradient[k] == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-5)
 
 
@@ -487,6 +487,6 @@ def test_one_pass_serves_all_origins_of_a_destination():
     mass = np.zeros(graph.n_nodes)
     mass[graph.nodes([0, 5])] = [2.0, 0.5]
     total = np.zeros(network.n_edges)
-    graph.add_to(total, *passes.edge_flows(mass))
+    graph.add_to(total, passes.edge_flows(mass))
     model = MaxEntRouteChoice.from_weights(network, rewards)
     assert total == pytest.approx(2 * model.edge_flows(0, 2) + 0.5 * model.edge_flows(5, 2), abs=1e-10)

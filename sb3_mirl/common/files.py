@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from stable_baselines3.common.save_util import open_path
 
 Write = Callable[[BufferedWriter], object]
 _BLOCK = 1 << 20  # bytes read at once
@@ -74,6 +73,8 @@ def check_archive(path: Any, members: Sequence[str], writer: str) -> dict[str, A
     :raises OSError: if it cannot be opened
     :raises ValueError: if it is damaged, not an archive, or has other members
     """
+    from stable_baselines3.common.save_util import open_path  # which imports torch
+
     file = open_path(path, "r", suffix="zip")
     start = file.tell()
     try:

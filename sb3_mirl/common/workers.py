@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 PATIENCE = 1.0  # seconds: a pipe may be seen to break before its process is seen to have ended
 
@@ -21,7 +22,7 @@ def usable_cpus() -> int:
 
 
 @contextmanager
-def watched(env: VecEnv | None, step: Callable[[], int]) -> Iterator[None]:
+def watched(env: "VecEnv | None", step: Callable[[], int]) -> Iterator[None]:
     """
     A block in which the death of a worker process of a ``SubprocVecEnv`` is an error that says what to do.
 
@@ -32,6 +33,8 @@ def watched(env: VecEnv | None, step: Callable[[], int]) -> Iterator[None]:
     :param step: gives the number of environment steps so far
     :raises RuntimeError: if a worker has died
     """
+    from stable_baselines3.common.vec_env import SubprocVecEnv  # which imports torch
+
     base = None if env is None else env.unwrapped
     if not isinstance(base, SubprocVecEnv):
         yield

@@ -8,25 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_mirl.irl.agents import collect_trajectories, features_from_env
     from sb3_mirl.irl.baselines import ActionBased, MaxMargin, ShortestPath
     from sb3_mirl.irl.divergence import PartitionDiverges
     from sb3_mirl.irl.mdp import MaxEntIRL
     from sb3_mirl.irl.metrics import RouteScores, destination_accuracy, evaluate_routes, path_overlap
     from sb3_mirl.irl.network import RoadNetwork
     from sb3_mirl.irl.routes import MaxEntRouteChoice
+    from sb3_mirl.irl.trajectories import collect_trajectories, features_from_env
     from sb3_mirl.irl.weights import WeightTable
-
-_HOMES = {
-    "agents": ("collect_trajectories", "features_from_env"),
-    "baselines": ("ActionBased", "MaxMargin", "ShortestPath"),
-    "divergence": ("PartitionDiverges",),
-    "mdp": ("MaxEntIRL",),
-    "metrics": ("RouteScores", "destination_accuracy", "evaluate_routes", "path_overlap"),
-    "network": ("RoadNetwork",),
-    "routes": ("MaxEntRouteChoice",),
-    "weights": ("WeightTable",),
-}
 
 __all__ = [
     "ActionBased",
@@ -46,8 +35,19 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    **dict.fromkeys(("ActionBased", "MaxMargin", "ShortestPath"), "baselines"),
+    **dict.fromkeys(("RouteScores", "destination_accuracy", "evaluate_routes", "path_overlap"), "metrics"),
+    **dict.fromkeys(("collect_trajectories", "features_from_env"), "trajectories"),
+    "MaxEntIRL": "mdp",
+    "MaxEntRouteChoice": "routes",
+    "PartitionDiverges": "divergence",
+    "RoadNetwork": "network",
+    "WeightTable": "weights",
+}
+
+
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"sb3_mirl.irl.{module}"), name)
-    raise AttributeError(f"module 'sb3_mirl.irl' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sb3_mirl.irl' has no attribute {name!r}")
+    return getattr(import_module(f"sb3_mirl.irl.{_HOMES[name]}"), name)

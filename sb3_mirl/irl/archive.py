@@ -1,22 +1,24 @@
-"""A fitted model in one npz file of numbers and JSON, without pickle."""
+"""Files of route models, without pickle: a fitted model, of numbers and JSON, and the best weights of a fit under way."""
 
 import json
 import pathlib
-from collections.abc import Hashable
+import zlib
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from sb3_mirl.common.files import read_arrays, write_whole
-from sb3_mirl.irl.network import RoadNetwork
+from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.trips import Trips
 
 if TYPE_CHECKING:
     from sb3_mirl.irl.routes import MaxEntRouteChoice
 
 Model = TypeVar("Model", bound="MaxEntRouteChoice")
 
-_FITTED = ("weights_", "weight_errors_", "covariance_")
+_FITTED = ("weights_", "weight_errors_", "covariance_", "farthest_")
 _NUMBERS = ("log_likelihood_", "feature_gap_", "converged_", "n_iterations_", "n_gradients_")
 _ARRAY_PARAMETERS = ("reference", "initial_weights")
 
@@ -39,8 +41,6 @@ def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
         arrays["features"] = network.features
     else:
         arrays |= {f"features_{part}": getattr(network.features, part) for part in ("data", "indices", "indptr")}
-    arrays["farthest_destinations"] = np.array(list(model.farthest_), dtype=np.int64)
-    arrays["farthest_distances"] = np.array(list(model.farthest_.values()))
     text = {
         "parameters": {name: value for name, value in parameters.items() if name not in _ARRAY_PARAMETERS},
         "numbers": {name: _plain(getattr(model, name)) for name in _NUMBERS},
@@ -50,12 +50,7 @@ def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
     }
     arrays["json"] = np.array(json.dumps(text))
 
-    def save(target: pathlib.Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    write_whole(path, "npz", save)
+    _write(path, arrays)
 
 
 def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
@@ -63,8 +58,7 @@ def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
     :raises OSError: the file cannot be opened
     :raises ValueError: it is damaged, or does not hold a model
     """
-    file = pathlib.Path(path)
-    file = file if file.suffix else file.with_suffix(".npz")
+    file = _with_suffix(path)
     arrays = read_arrays(file, ("tail", "head", "length"))
     try:
         return _as_model(kind, arrays, json.loads(str(arrays["json"])))
@@ -92,12 +86,10 @@ def _as_model(kind: type[Model], arrays: dict[str, np.ndarray], text: dict[str, 
     parameters = {**text["parameters"], **{name: arrays[name] for name in _ARRAY_PARAMETERS if name in arrays}}
     model = kind.from_weights(network, arrays["weights_"], **parameters)
     for name in _FITTED:
-        setattr(model, name, arrays[name])
+        getattr(model, name)[...] = arrays[name]  # in place: the distances are also what the model's graphs look at
     for name in _NUMBERS:
         setattr(model, name, text["numbers"][name])
     model.history_ = {name: arrays[f"history_{name}"] for name in ("log_likelihood", "feature_gap")}
-    distances = zip(arrays["farthest_destinations"].tolist(), arrays["farthest_distances"].tolist(), strict=True)
-    model.farthest_.update(distances)
     return model
 
 
@@ -116,3 +108,44 @@ def _plain(value: Any) -> Any:
 
 def _hashable(value: Any) -> Hashable:
     return tuple(_hashable(part) for part in value) if isinstance(value, list) else value
+
+
+class Checkpoint:
+    """The best weights of a fit in a file, and those that are there from an earlier run.
+
+    :param path: npz
+    :param settings: what else says that it is the same fit
+    :raises ValueError: the file is of another fit, or damaged
+    """
+
+    def __init__(self, path: str | pathlib.Path, network: RoadNetwork, trips: Trips, settings: Sequence[Any]) -> None:
+        self.path = _with_suffix(path)
+        crc, features = zlib.crc32(repr(settings).encode()), network.features
+        values = features if isinstance(features, np.ndarray) else features.data
+        for array in (network.tail, network.head, values, trips.edges, trips.starts, trips.weights):
+            crc = zlib.crc32(array.tobytes(), crc)
+        self._fit = np.array([crc, network.n_features], dtype=np.int64)
+        self.weights: Array | None = None
+        if self.path.exists():
+            arrays = read_arrays(self.path, ["weights"])
+            if not np.array_equal(arrays.get("fit", ()), self._fit):
+                raise ValueError(f"{self.path} is of a fit of other paths or parameters: remove it, or choose another name")
+            self.weights = arrays["weights"]
+
+    def write(self, weights: Array) -> None:
+        """Replace the file's weights (K,)."""
+        _write(self.path, {"weights": weights, "fit": self._fit})
+
+
+def _with_suffix(path: str | pathlib.Path) -> pathlib.Path:
+    file = pathlib.Path(path)
+    return file if file.suffix else file.with_suffix(".npz")
+
+
+def _write(path: str | pathlib.Path, arrays: dict[str, Any]) -> None:
+    def save(target: pathlib.Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, "npz", save)

@@ -4,26 +4,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from sb3_mirl.common.workers import usable_cpus
 
-
-class Sized(Protocol):
-    """What knows how much memory it takes, in bytes."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-
 K = TypeVar("K", bound=Hashable)
-V = TypeVar("V", bound=Sized)
+V = TypeVar("V")
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Cache(Generic[K, V]):
-    """The values used last, by key; threads may share it.
+    """The values used last, by key; threads may share it, and a copy or pickle of it is empty.
+
+    A value is an array, or has arrays as attributes.
 
     :param capacity: bytes; the last value is kept whatever its size
     """
@@ -33,20 +29,29 @@ class Cache(Generic[K, V]):
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: K) -> V | None:
-        """The value, or None."""
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self._capacity,)
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The value of a key, made if there is none; what was not used for longest goes if there is no room."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value, and drop what was not used for longest if there is no room."""
+                return self._values[key]
+        value = make()
         with self._lock:
             self._values[key] = value
-            used = sum(kept.nbytes for kept in self._values.values())
+            used = sum(map(_size, self._values.values()))
             while used > self._capacity and len(self._values) > 1:
-                used -= self._values.popitem(last=False)[1].nbytes
+                used -= _size(self._values.popitem(last=False)[1])
+        return value
+
+
+def _size(value: Any) -> int:
+    """Bytes."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return sum(map(_size, vars(value).values())) if hasattr(value, "__dict__") else 0
 
 
 def in_threads(function: Callable[[T], R], items: list[T], n_jobs: int | None = None) -> Iterator[R]:

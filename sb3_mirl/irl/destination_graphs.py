@@ -7,7 +7,6 @@ done. A horizon unfolds the graph in the number of edges to go.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,20 @@ from sb3_mirl.irl.cache import Cache
 from sb3_mirl.irl.network import Array, RoadNetwork
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DestinationGraph:
     """What leads to one destination, numbered from near to far; it depends on no weight.
 
-    ``start``, ``head``, ``edge`` and ``loop`` as in ``kernels``. ``state`` (n,) is the network's number of each node, ``node``
-    (L, S) the node of each state or -1; L is 1 or, with a horizon H, H + 1: ``node[t]`` are the nodes with t edges to go.
+    ``start``, ``head`` and ``edge`` as in ``kernels``. ``state`` (n,) is the network's number of each node, ``node`` (L, S)
+    the node of each state or -1; L is 1 or, with a horizon H, H + 1: ``node[t]`` are the nodes with t edges to go.
     """
 
     destination: int
     start: kernels.Starts
     head: kernels.Ints
     edge: kernels.Ints
-    loop: kernels.Ints
     state: kernels.Ints
     node: NDArray[np.int32]
-
-    @cached_property
-    def has_loops(self) -> bool:
-        """Whether there is any edge from a state to itself."""
-        return bool((self.loop >= 0).any())
 
     @property
     def n_nodes(self) -> int:
@@ -47,14 +40,13 @@ class DestinationGraph:
         return len(self.state)
 
     @property
-    def nbytes(self) -> int:
-        """Memory in bytes."""
-        return sum(array.nbytes for array in (self.start, self.head, self.edge, self.loop, self.state, self.node))
-
-    @property
     def tails(self) -> NDArray[np.int64]:
         """(m,): the node that each edge leaves."""
-        return np.repeat(np.arange(self.n_nodes), np.diff(self.start))
+        return self.at_tails(np.arange(self.n_nodes))
+
+    def at_tails(self, values: Any) -> Any:
+        """(m,): the value of nodes (n,) at the tail of each edge."""
+        return np.repeat(values, np.diff(self.start))
 
     def nodes(self, states: Any, travelled: Any = 0) -> NDArray[np.int64]:
         """The nodes of ``states`` after ``travelled`` edges, -1 for those that do not lead to the destination."""
@@ -63,16 +55,13 @@ class DestinationGraph:
         left = len(self.node) - 1 - np.asarray(travelled)
         return np.where(left >= 0, self.node[np.maximum(left, 0), states], -1).astype(np.int64)
 
-    def add_to(self, total: Array, flow: Array, loop_flow: Array | None = None) -> None:
-        """Add flows along the graph's edges (m,) and loops (n,) to those of the network's edges (E,), in place."""
-        kernels.scatter(self.edge, flow, total)  # with a horizon an edge is there many times
-        if loop_flow is not None:
-            there = self.loop >= 0
-            total[self.loop[there]] += loop_flow[there]
+    def contains(self, tails: NDArray[np.int64]) -> bool:
+        """Whether a path that leaves ``tails`` one after the other is among those of the graph."""
+        return bool((self.nodes(tails, np.arange(len(tails))) >= 0).all())
 
-    def local(self, values: Array) -> Array:
-        """(m,): the values of the network's edges (E,) on the graph's."""
-        return np.asarray(values[self.edge])
+    def add_to(self, total: Array, flow: Array) -> None:
+        """Add flows along the graph's edges (m,) to those of the network's edges (E,), in place."""
+        kernels.scatter(self.edge, flow, total)  # with a horizon an edge is there many times
 
 
 class Graphs:
@@ -104,7 +93,7 @@ class Graphs:
         shape = (network.n_states, network.n_states)
         # of a transposed CSR the columns are the rows: distances to the destination become distances from it
         self._reversed = csr_array((network.length[order], self._heads, starts), shape=shape).T.tocsr()
-        self.farthest: dict[int, float] = {}
+        self.farthest = np.zeros(network.n_states)  # by destination, 0 where no origin was noted
         self._kept: Cache[tuple[int, float], DestinationGraph] = Cache(capacity)
         self._distances: Cache[int, Array] = Cache(capacity // 4)
 
@@ -112,56 +101,45 @@ class Graphs:
         """(S,): the reference distance of each state to the destination; infinite beyond ``limit`` or out of reach."""
         return np.asarray(dijkstra(self._reversed, indices=destination, limit=limit))
 
-    def note_origins(self, destination: int, origins: Any, within: float = np.inf) -> None:
+    def note_origins(self, destination: int, origins: Any, within: float) -> None:
         """Keep the states that detours from these origins may use from now on.
 
         :param origins: states
         :param within: an upper bound of their distances, which saves time
         """
         if self.max_detour is not None:
-            distances = self.distances(destination, within * (1 + 1e-9))[origins]
-            farthest = distances[np.isfinite(distances)].max(initial=0.0)
-            self.farthest[destination] = max(float(farthest), self.farthest.get(destination, 0.0))
+            reach = _farthest(self.distances(destination, within * (1 + 1e-9))[origins])
+            self.farthest[destination] = max(reach, self.farthest[destination])
 
     def to(self, destination: int, origins: Iterable[int] = ()) -> DestinationGraph:
-        """The graph of a destination; with ``max_detour``, of the noted origins and these."""
-        limit = np.inf if self.max_detour is None else self._limit(destination, list(origins), self.max_detour)
-        graph = self._kept.get((destination, limit))
-        if graph is None:
-            graph = self._build(destination, self.distances(destination, limit), limit)
-            self._kept.put((destination, limit), graph)
-        return graph
+        """The graph of a destination; with ``max_detour``, of the noted origins and these, or of all if there are none."""
+        limit, origins = np.inf, list(origins)
+        if self.max_detour is not None and (origins or self.farthest[destination]):
+            reach = self.farthest[destination]
+            if origins:
+                distances = self._distances.get(destination, lambda: self.distances(destination))
+                reach = max(reach, _farthest(distances[origins]))
+            limit = (1 + self.max_detour) * float(reach)
+        return self._kept.get((destination, limit), lambda: self._build(destination, limit))
 
-    def _limit(self, destination: int, origins: list[int], max_detour: float) -> float:
-        """How far from the destination states may be."""
-        farthest = self.farthest.get(destination, 0.0 if origins else np.inf)
-        if origins:
-            distances = self._distances.get(destination)
-            if distances is None:
-                distances = self.distances(destination)
-                self._distances.put(destination, distances)
-            own = distances[origins]
-            farthest = max(farthest, float(own[np.isfinite(own)].max(initial=0.0)))
-        return (1 + max_detour) * farthest
-
-    def _build(self, destination: int, distances: Array, limit: float) -> DestinationGraph:
-        inside = np.flatnonzero(np.isfinite(distances) & (distances <= limit))
+    def _build(self, destination: int, limit: float) -> DestinationGraph:
+        distances = self.distances(destination, limit)
+        inside = np.flatnonzero(np.isfinite(distances))
         order = inside[np.argsort(distances[inside], kind="stable")].astype(np.int32)
         index = np.full(self.network.n_states, -1, dtype=np.int32)
         index[order] = np.arange(len(order), dtype=np.int32)
-        start, head, edge, loop = kernels.renumber(order, index, self._starts, self._heads, self._edges)
-        graph = DestinationGraph(destination, start, head, edge, loop, order, index[None])
+        edges = kernels.renumber(order, index, self._starts, self._heads, self._edges)
+        graph = DestinationGraph(destination, *edges, order, index[None])
         return graph if self.horizon is None else unfold(graph, self.horizon)
+
+
+def _farthest(distances: Array) -> float:
+    return float(distances[np.isfinite(distances)].max(initial=0.0))
 
 
 def unfold(graph: DestinationGraph, horizon: int) -> DestinationGraph:
     """The same problem with at most ``horizon`` edges: a node for each state and number of edges to go, and no cycle."""
-    n, tails = graph.n_nodes, graph.tails
-    loops = np.flatnonzero(graph.loop >= 0)
-    tails, heads = np.concatenate([tails, loops]), np.concatenate([graph.head, loops])
-    edges = np.concatenate([graph.edge, graph.loop[loops]])
-    order = np.lexsort((heads, tails))
-    tails, heads, edges = tails[order], heads[order], edges[order]
+    n, tails, heads, edges = graph.n_nodes, graph.tails, graph.head, graph.edge
     ones = csr_array((np.ones(len(tails)), (heads, tails)), shape=(n, n))
     hops = dijkstra(ones, indices=0, unweighted=True)  # (n,): the fewest edges to the destination
 
@@ -186,7 +164,6 @@ def unfold(graph: DestinationGraph, horizon: int) -> DestinationGraph:
         start=np.concatenate(start),
         head=np.concatenate([empty, *all_heads]).astype(np.int32),
         edge=np.concatenate([empty, *all_edges]).astype(np.int32),
-        loop=np.full(n_nodes, -1, dtype=np.int32),
         state=np.concatenate(states),
         node=node,
     )

@@ -5,22 +5,32 @@
 as the rewards between A and B are those of the same edges for each destination.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sb3_mirl.irl.distribution import PathDistribution, inside
 from sb3_mirl.irl.network import Array
+from sb3_mirl.irl.passes import Passes
 from sb3_mirl.irl.trips import States
+from sb3_mirl.tabular.mdp import checked_distribution
+
+Solve = Callable[[int], Passes]
+"""A destination to its passes."""
 
 
-def posterior(distribution: PathDistribution, partial: States, destinations: list[int], prior: ArrayLike | None) -> Array:
+def posterior(solve: Solve, partial: States, possible: bool, destinations: list[int], prior: ArrayLike | None) -> Array:
     """(D,): P(dest | partial).
 
+    :param possible: whether the reference policy takes every step of ``partial``
     :raises ValueError: ``prior`` is not a distribution, or no destination is possible
     """
+    n = len(destinations)
     with np.errstate(divide="ignore"):
-        log_prior = np.log(_as_prior(prior, len(destinations)))
-    scores = log_prior + [_log_ratio(distribution, partial, destination) for destination in destinations]
+        scores = np.log(np.full(n, 1 / n) if prior is None else checked_distribution("prior", prior, n))
+    for i, destination in enumerate(destinations):
+        passed = bool((partial[:-1] == destination).any())
+        scores[i] += -np.inf if passed or not possible else _log_ratio(solve(destination), partial)
     top = scores.max()
     if top == -np.inf:
         raise ValueError(
@@ -31,36 +41,9 @@ def posterior(distribution: PathDistribution, partial: States, destinations: lis
     return weights / weights.sum()
 
 
-def remaining_flows(
-    distribution: PathDistribution, partial: States, destinations: list[int], prior: ArrayLike | None
-) -> Array:
-    """(E,): the expected traversals from the end of ``partial`` on, averaged over the destinations."""
-    flows = np.zeros(distribution.network.n_edges)
-    probabilities = posterior(distribution, partial, destinations, prior)
-    for destination, probability in zip(destinations, probabilities, strict=True):
-        if probability > 0:
-            passes = distribution.passes(destination, [int(partial[0])])
-            nodes = passes.graph.nodes(partial[-1:], len(partial) - 1)
-            flows += probability * distribution.flows_from(passes, nodes, [1.0])
-    return flows
-
-
-def _log_ratio(distribution: PathDistribution, partial: States, destination: int) -> float:
-    """log z_B / z_A, -inf if the destination was passed before B, left out of reach, or no such path has any probability."""
-    edges = distribution.network.find_edges(partial[:-1], partial[1:])
-    if (partial[:-1] == destination).any() or np.isneginf(distribution.rewards[edges]).any():
-        return -np.inf
-    passes = distribution.passes(destination, [int(partial[0])])
-    if not inside(passes.graph, partial):
+def _log_ratio(passes: Passes, partial: States) -> float:
+    """log z_B / z_A, -inf if the destination is left out of reach."""
+    if not passes.graph.contains(partial):
         return -np.inf
     first, last = passes.log_partition(partial[[0, -1]], np.array([0, len(partial) - 1]))
     return float(last - first)
-
-
-def _as_prior(prior: ArrayLike | None, n: int) -> Array:
-    if prior is None:
-        return np.full(n, 1 / n)
-    array = np.asarray(prior, dtype=np.float64)
-    if array.shape != (n,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6:
-        raise ValueError(f"prior must hold {n} probabilities that sum to 1, one for each destination, got {array}")
-    return array / array.sum()

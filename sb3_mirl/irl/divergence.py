@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.destination_graphs import DestinationGraph
 from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.passes import Diverging, Passes
 
 _NAMED = 8  # states that a message names at most
 _WAY_OUT = (
@@ -32,63 +33,51 @@ class PartitionDiverges(ValueError):
         return type(self), (str(self), self.destination, self.states, self.is_cycle)
 
 
-def explain(network: RoadNetwork, graph: DestinationGraph, rewards: Array, value: Array) -> PartitionDiverges:
-    """
+def finite_passes(network: RoadNetwork, graph: DestinationGraph, rewards: Array) -> Passes:
+    """The passes of a destination.
+
     :param rewards: (E,)
+    :raises PartitionDiverges: the partition function is infinite
+    """
+    try:
+        return Passes(graph, rewards)
+    except Diverging as diverging:
+        raise _explain(network, graph, rewards, diverging.value) from None
+
+
+def _explain(network: RoadNetwork, graph: DestinationGraph, rewards: Array, value: Array) -> PartitionDiverges:
+    """
     :param value: (n,) where the sweeps were when they gave up
     """
-    to = f"the partition function for destination {network.name_state(graph.destination)} is infinite"
-    cycle = _loop(graph, rewards)
-    growing = int(value.argmax())
-    if cycle is None:
-        reward = graph.local(rewards)
-        after = value.copy()
-        kernels.log_sweep(graph.start, graph.head, reward, after)
-        growing = int(np.argmax(np.nan_to_num(after - value)))
-        cycle = _best_cycle(graph, reward, after, growing)
-    if cycle is not None:
-        nodes, total = cycle
-        states = [int(graph.state[node]) for node in nodes]
-        shown = states if len(states) <= _NAMED else [*states[: _NAMED - 1], "..."]
-        names = " -> ".join(map(str, [*shown, states[0]]))
-        return PartitionDiverges(
-            f"{to}: the rewards along the cycle {names} sum to {total:.6g}, and must be negative; {_WAY_OUT}",
-            graph.destination,
-            states,
-            is_cycle=True,
-        )
-    ones = csr_array((np.ones(len(graph.head)), graph.head, graph.start), shape=(graph.n_nodes,) * 2)
-    component = connected_components(ones, connection="strong")[1]
-    together = np.flatnonzero(component == component[growing])
-    states = [int(graph.state[growing]), *(int(graph.state[node]) for node in together if node != growing)]
-    names = ", ".join(map(str, states[:_NAMED])) + (", ..." if len(states) > _NAMED else "")
-    return PartitionDiverges(
-        f"{to}: among the {len(states)} states {names} paths grow in number faster than their probability falls; {_WAY_OUT}",
-        graph.destination,
-        states,
-        is_cycle=False,
-    )
+    reward, after = rewards[graph.edge], value.copy()
+    kernels.log_sweep(graph.start, graph.head, reward, after)
+    growing = int(np.argmax(np.nan_to_num(after - value)))
+    nodes, total = _best_cycle(graph, reward, after, growing)
+    is_cycle = total >= 0
+    if not is_cycle:
+        ones = csr_array((np.ones(len(graph.head)), graph.head, graph.start), shape=(graph.n_nodes,) * 2)
+        component = connected_components(ones, connection="strong")[1]
+        nodes = [growing, *(int(node) for node in np.flatnonzero(component == component[growing]) if node != growing)]
+    states = graph.state[nodes].tolist()
+    shown = [*map(str, states[:_NAMED]), *(["..."] if len(states) > _NAMED else [])]
+    if is_cycle:
+        why = f"the rewards along the cycle {' -> '.join([*shown, str(states[0])])} sum to {total:.6g}, and must be negative"
+    else:
+        why = f"among the {len(states)} states {', '.join(shown)} paths grow in number faster than their probability falls"
+    message = f"the partition function for destination {network.name_state(graph.destination)} is infinite: {why}; {_WAY_OUT}"
+    return PartitionDiverges(message, graph.destination, states, is_cycle)
 
 
-def _loop(graph: DestinationGraph, rewards: Array) -> tuple[list[int], float] | None:
-    """A state whose edge to itself has no negative reward."""
-    for node in np.flatnonzero(graph.loop >= 0):
-        if rewards[graph.loop[node]] >= 0:
-            return [int(node)], float(rewards[graph.loop[node]])
-    return None
-
-
-def _best_cycle(graph: DestinationGraph, reward: Array, value: Array, node: int) -> tuple[list[int], float] | None:
-    """The cycle that the best edges lead into, if its rewards do not sum to a negative number."""
+def _best_cycle(graph: DestinationGraph, reward: Array, value: Array, node: int) -> tuple[list[int], float]:
+    """The cycle that the best edges lead into, and the sum of its rewards; -inf if they lead to the destination."""
     seen: dict[int, int] = {}
     steps: list[float] = []
-    while node != 0 and node not in seen:
+    while node not in seen:
+        if node == 0:
+            return [], -np.inf
         seen[node] = len(seen)
         edges = slice(graph.start[node], graph.start[node + 1])
         k = int(edges.start + np.argmax(reward[edges] + value[graph.head[edges]]))
         steps.append(float(reward[k]))
         node = int(graph.head[k])
-    if node == 0:
-        return None
-    total = sum(steps[seen[node] :])
-    return (list(seen)[seen[node] :], total) if total >= 0 else None
+    return list(seen)[seen[node] :], sum(steps[seen[node] :])

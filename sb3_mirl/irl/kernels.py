@@ -1,6 +1,6 @@
 """The compiled loops over one destination's graph (numba; imported only when a model computes something).
 
-Arrays of a graph of n nodes, m edges (see ``passes.DestinationGraph``): node 0 is the destination and has no edges, nodes are
+Arrays of a graph of n nodes, m edges (see ``destination_graphs``): node 0 is the destination and has no edges, nodes are
 numbered from near to far; ``start`` (n + 1,), the edges of node i are ``start[i]`` to ``start[i + 1] - 1``; ``head`` (m,),
 where they lead; ``reward`` (m,) r_e. Nothing holds the GIL, so that destinations run in parallel threads.
 """
@@ -32,38 +32,30 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @compiled
-def renumber(order: Ints, index: Ints, out_start: Starts, out_head: Ints, out_edge: Ints) -> tuple[Starts, Ints, Ints, Ints]:
-    """The part of a network that leads to a destination, in a new numbering: ``start``, ``head``, ``edge`` and ``loop``.
+def renumber(order: Ints, index: Ints, out_start: Starts, out_head: Ints, out_edge: Ints) -> tuple[Starts, Ints, Ints]:
+    """The part of a network that leads to a destination, in a new numbering: ``start``, ``head`` and ``edge`` (m,).
 
     :param order: (n,) the network's states in the order of the new numbers, the destination first
     :param index: (S,) the new number of each state, -1 for those left out
     :param out_start: (S + 1,), ``out_head`` and ``out_edge`` (E,): the network's edges by tail
-    :return: ``edge`` (m,) the network's number of each edge, ``loop`` (n,) that of the edge from a state to itself or -1;
-        loops are not among the m edges
     """
     n = order.size
     start = np.zeros(n + 1, dtype=np.int64)
-    loop = np.full(n, -1, dtype=np.int32)
     for i in range(1, n):
         count = 0
         for k in range(out_start[order[i]], out_start[order[i] + 1]):
-            to = index[out_head[k]]
-            if to == i:
-                loop[i] = out_edge[k]
-            elif to >= 0:
-                count += 1
+            count += index[out_head[k]] >= 0
         start[i + 1] = start[i] + count
     head = np.empty(start[n], dtype=np.int32)
     edge = np.empty(start[n], dtype=np.int32)
     place = 0
     for i in range(1, n):
         for k in range(out_start[order[i]], out_start[order[i] + 1]):
-            to = index[out_head[k]]
-            if to >= 0 and to != i:
-                head[place] = to
+            if index[out_head[k]] >= 0:
+                head[place] = index[out_head[k]]
                 edge[place] = out_edge[k]
                 place += 1
-    return start, head, edge, loop
+    return start, head, edge
 
 
 @compiled
@@ -78,16 +70,6 @@ def log_sweep(start: Starts, head: Ints, reward: Floats, value: Floats) -> None:
             for k in range(start[i], start[i + 1]):
                 total += np.exp(reward[k] + value[head[k]] - top)
             value[i] = top + np.log(total)
-
-
-@compiled
-def scaled_rewards(start: Starts, head: Ints, reward: Floats, value: Floats) -> Floats:
-    """(m,): r_e + value_v - value_u; the exponential is left to NumPy, whose own is the quicker one."""
-    scaled = np.empty(head.size)
-    for i in range(1, start.size - 1):
-        for k in range(start[i], start[i + 1]):
-            scaled[k] = reward[k] + value[head[k]] - value[i]
-    return scaled
 
 
 @compiled
@@ -115,20 +97,6 @@ def relax(start: Starts, head: Ints, weight: Floats, y: Floats, n_sweeps: int, t
             return SETTLED, sweep + 1
         before = change
     return UNSETTLED, n_sweeps
-
-
-@compiled
-def transition_probabilities(start: Starts, head: Ints, weight: Floats, y: Floats) -> Floats:
-    """(m,): P(e|u) = w_e y_v / sum w y; the sum is over what leaves u, so that rows sum to 1 to the last digit."""
-    probability = np.empty(head.size)
-    for i in range(1, start.size - 1):
-        total = 0.0
-        for k in range(start[i], start[i + 1]):
-            probability[k] = weight[k] * y[head[k]]
-            total += probability[k]
-        for k in range(start[i], start[i + 1]):
-            probability[k] /= total
-    return probability
 
 
 @compiled
@@ -207,44 +175,6 @@ def expected_features(
 
 
 @compiled
-def add_gram(start: Starts, head: Ints, edge: Ints, features: Floats, flow: Floats, g: Floats, gram: Floats) -> None:
-    """Add sum_e x_e h_e h_e^T with h_e = f_e + g_v - g_u to the lower triangle of ``gram`` (K, K).
-
-    :param features: (E, K), by the network's edge numbers ``edge`` (m,)
-    :param flow: (m,) x_e
-    """
-    n_features = features.shape[1]
-    h = np.empty(n_features)
-    for i in range(1, start.size - 1):
-        for k in range(start[i], start[i + 1]):
-            if flow[k] > 0.0:
-                for c in range(n_features):
-                    h[c] = features[edge[k], c] + g[head[k], c] - g[i, c]
-                for a in range(n_features):
-                    scaled = flow[k] * h[a]
-                    for b in range(a + 1):
-                        gram[a, b] += scaled * h[b]
-
-
-@compiled
-def own_features(start: Starts, edge: Ints, features: Floats, probability: Floats, loop: Ints, turns: Floats) -> Floats:
-    """(n, K): the features expected on the next edge that leaves each node, with those of the loops before it.
-
-    :param features: (E, K)
-    :param loop: (n,) network's number of the loop or -1, taken ``turns`` (n,) times on average
-    """
-    own = np.zeros((start.size - 1, features.shape[1]))
-    for i in range(1, start.size - 1):
-        if loop[i] >= 0:
-            for c in range(features.shape[1]):
-                own[i, c] += turns[i] * features[loop[i], c]
-        for k in range(start[i], start[i + 1]):
-            for c in range(features.shape[1]):
-                own[i, c] += probability[k] * features[edge[k], c]
-    return own
-
-
-@compiled
 def best_paths(start: Starts, head: Ints, reward: Floats, value: Floats, choice: Starts, n_sweeps: int) -> bool:
     """Sweeps of V_u = max_e r_e + V_v, near nodes first, until nothing changes.
 
@@ -268,19 +198,9 @@ def best_paths(start: Starts, head: Ints, reward: Floats, value: Floats, choice:
 
 @compiled
 def walk(
-    start: Starts,
-    head: Ints,
-    probability: Floats,
-    looping: Floats,
-    origin: int,
-    n_paths: int,
-    generator: np.random.Generator,
+    start: Starts, head: Ints, probability: Floats, origin: int, n_paths: int, generator: np.random.Generator
 ) -> tuple[Ints, Starts]:
-    """Sampled paths from node ``origin`` to node 0, one after the other, and where each of them ends.
-
-    :param probability: (m,) P(e|u) given that the state is left
-    :param looping: (n,) probability of the loop
-    """
+    """Sampled paths from node ``origin`` to node 0, one after the other, and where each of them ends."""
     nodes = np.empty(256, dtype=np.int32)
     ends = np.empty(n_paths, dtype=np.int64)
     used = 0
@@ -288,19 +208,14 @@ def walk(
         node = origin
         while True:
             if used == nodes.size:
-                longer = np.empty(2 * used, dtype=np.int32)
-                longer[:used] = nodes
-                nodes = longer
+                nodes = np.concatenate((nodes, np.empty_like(nodes)))
             nodes[used] = node
             used += 1
             if node == 0:
                 break
-            if looping[node] > 0.0 and generator.random() < looping[node]:
-                continue
             u = generator.random()
-            last = start[node + 1] - 1
             k = start[node]
-            while k < last and u >= probability[k]:
+            while k < start[node + 1] - 1 and u >= probability[k]:
                 u -= probability[k]
                 k += 1
             node = head[k]

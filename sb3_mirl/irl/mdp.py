@@ -1,6 +1,5 @@
 """Maximum entropy inverse reinforcement learning in a finite MDP: the reward behind observed behaviour."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -12,9 +11,10 @@ from sb3_mirl.irl.network import Array
 from sb3_mirl.irl.optimise import minimise
 from sb3_mirl.irl.parameters import Parameters
 from sb3_mirl.irl.soft_control import SoftPolicy, Solver, causal_solver, path_solver
-from sb3_mirl.irl.trajectories import count_actions, discounted_counts, read_occupancy
+from sb3_mirl.irl.trajectories import count_actions, read_occupancy
 from sb3_mirl.irl.weights import covariance_of, warn_of_unidentified
 from sb3_mirl.tabular import TabularMDP
+from sb3_mirl.tabular.mdp import checked_distribution
 
 Model = TypeVar("Model", bound="MaxEntIRL")
 
@@ -40,7 +40,7 @@ class MaxEntIRL(Parameters):
     :param max_iterations: of the fit
 
     Fitted: ``weights_`` (K,), ``reward_`` (S, A); ``policy_`` and ``q_`` (S, A), ``v_`` (S,), with a horizon (H, S, A) and
-    (H, S) by the time; ``converged_``, ``n_iterations_``, ``feature_gap_``; after ``fit`` with "causal" also
+    (H, S) by the time; ``converged_``, ``n_iterations_``, ``n_gradients_``, ``feature_gap_``; after ``fit`` with "causal" also
     ``log_likelihood_``, the sum over all decisions, ``covariance_`` (K, K) and ``weight_errors_`` (K,).
     """
 
@@ -76,9 +76,7 @@ class MaxEntIRL(Parameters):
         if given.shape != array.shape[2:] or not np.isfinite(given).all():
             raise ValueError(f"weights must hold a finite number for each of the {array.shape[2]} features, got {given}")
         model._set_weights(array, given, solver(array @ given))
-        model.weight_errors_, model.covariance_ = np.full(len(given), np.nan), np.full((len(given),) * 2, np.nan)
-        model.log_likelihood_ = model.feature_gap_ = np.nan
-        model.converged_, model.n_iterations_ = True, 0
+        model._set_unfitted(len(given))
         return model
 
     def fit(self: Model, trajectories: Iterable[Any]) -> Model:
@@ -91,14 +89,12 @@ class MaxEntIRL(Parameters):
         :raises ValueError: naming trajectory and step, if one does not fit the MDP; or a parameter is outside its range
         """
         features, prior, discount, solver = self._problem()
-        pairs = list(trajectories) if isinstance(trajectories, Iterable) else trajectories
-        counts, n = count_actions(self.mdp, prior, pairs, self.horizon)
         if self.dynamics == "path":
-            gamma_counts = discounted_counts(self.mdp, pairs, discount)
-            starts = np.bincount([int(np.asarray(states)[0]) for states, _ in pairs], minlength=self.mdp.n_states) / n
-            self._fit_dual(features, solver, gamma_counts / n, starts)
+            counts, starts = count_actions(self.mdp, prior, trajectories, self.horizon, discount)
+            self._fit_dual(features, solver, counts.sum(axis=0) / starts.sum(), starts / starts.sum())
         else:
-            self._fit_likelihood(features, prior, solver, counts, n)
+            counts, starts = count_actions(self.mdp, prior, trajectories, self.horizon)
+            self._fit_likelihood(features, prior, solver, counts, float(starts.sum()))
         return self
 
     def fit_occupancy(self: Model, occupancy: ArrayLike) -> Model:
@@ -114,7 +110,7 @@ class MaxEntIRL(Parameters):
         self._fit_dual(features, solver, counts, self.mdp.initial)
         return self
 
-    def _fit_likelihood(self, features: Array, prior: Array, solver: Solver, counts: Array, n: int) -> None:
+    def _fit_likelihood(self, features: Array, prior: Array, solver: Solver, counts: Array, n: float) -> None:
         visits = counts.sum(axis=2)  # (T, S)
         with np.errstate(divide="ignore"):
             log_prior = np.log(prior)
@@ -162,10 +158,8 @@ class MaxEntIRL(Parameters):
         def information(soft: SoftPolicy) -> Array:
             return soft.information(features, soft.follow(source(soft)), self.beta, tilted=self.dynamics == "path")
 
+        self._set_unfitted(features.shape[2])
         self._climb(features, solver, gradient, information)
-        n_features = features.shape[2]
-        self.weight_errors_, self.covariance_ = np.full(n_features, np.nan), np.full((n_features, n_features), np.nan)
-        self.log_likelihood_ = np.nan
 
     def _climb(
         self,
@@ -193,15 +187,10 @@ class MaxEntIRL(Parameters):
         minimum = minimise(function, np.zeros(features.shape[2]), curvature, 0.0, self.tolerance, self.max_iterations)
         self._set_weights(features, minimum.x, soft_at(minimum.x))
         self.converged_, self.feature_gap_ = minimum.converged, minimum.gap
-        self.n_iterations_ = minimum.n_iterations
-        if minimum.interrupted:
-            warnings.warn(f"interrupted after {minimum.n_iterations} iterations: the best weights are kept")
-        elif not minimum.converged:
-            warnings.warn(
-                f"the fit ended after {minimum.n_iterations} iterations at a gap of {minimum.gap:.2g}, above tolerance="
-                f"{self.tolerance}, with weights up to {np.abs(minimum.x).max():.3g}: if those are large, the objective may "
-                "have no maximum: give l2 > 0, or more data"
-            )
+        self.n_iterations_, self.n_gradients_ = minimum.n_iterations, minimum.n_gradients
+        largest = np.abs(minimum.x).max()
+        way_out = ": if those are large, the objective may have no maximum: give l2 > 0, or more data"
+        minimum.warn(self.tolerance, f", with weights up to {largest:.3g}{way_out}")
         return self.l2 / 2 * float(minimum.x @ minimum.x) - minimum.value
 
     def _set_weights(self, features: Array, weights: Array, soft: SoftPolicy) -> None:
@@ -226,7 +215,8 @@ class MaxEntIRL(Parameters):
         if self.horizon is None and discount != mdp.discount:
             transition = mdp.transition if isinstance(mdp.matrix, np.ndarray) else mdp.matrix
             mdp = TabularMDP(transition, mdp.reward, mdp.initial, discount)
-        prior = _as_prior(self.prior, mdp.n_actions)
+        n = mdp.n_actions
+        prior = checked_distribution("prior", np.full(n, 1 / n) if self.prior is None else self.prior, n)
         make = causal_solver if self.dynamics == "causal" else path_solver
         features = _as_features(self.features, mdp.n_states, mdp.n_actions)
         self._feature_names(features)
@@ -256,10 +246,3 @@ def _as_features(features: ArrayLike, n_states: int, n_actions: int) -> Array:
     for s, a, k in np.argwhere(~np.isfinite(array)):
         raise ValueError(f"features must be finite, got {array[s, a, k]} for feature {k} at state {s}, action {a}")
     return array
-
-
-def _as_prior(prior: ArrayLike | None, n_actions: int) -> Array:
-    array = np.full(n_actions, 1 / n_actions) if prior is None else np.asarray(prior, dtype=np.float64)
-    if array.shape != (n_actions,) or not (array >= 0).all() or abs(array.sum() - 1) > 1e-6:
-        raise ValueError(f"prior must hold {n_actions} probabilities that sum to 1, got {array}")
-    return array / array.sum()

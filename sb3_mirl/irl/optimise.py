@@ -4,11 +4,13 @@
 alternative. Both call ``report`` once per iteration, and give what they have when they are interrupted.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from sb3_mirl.irl.network import Array
 
@@ -30,6 +32,20 @@ class Report(Protocol):
     def __call__(self, x: Array, value: float, gap: float) -> None: ...
 
 
+class Progress(tqdm):
+    """A ``Report`` that shows a bar.
+
+    :param verbose: 0 shows nothing
+    """
+
+    def __init__(self, title: str, verbose: int) -> None:
+        super().__init__(desc=title, unit=" iterations", disable=not verbose)
+
+    def __call__(self, x: Array, value: float, gap: float) -> None:
+        self.set_postfix_str(f"log likelihood per path {-value:.6f}, gap {gap:.1e}", refresh=False)
+        self.update()
+
+
 @dataclass
 class Minimum:
     """``x`` (K,), its ``value``, and the ``gap``: the largest component of the (smallest sub-) gradient."""
@@ -43,6 +59,16 @@ class Minimum:
     n_gradients: int = 0
     values: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
+
+    def warn(self, tolerance: float, way_out: str) -> None:
+        """Warn if it is not known to be the minimum."""
+        if self.interrupted:
+            warnings.warn(f"interrupted after {self.n_iterations} iterations: the best weights are kept")
+        elif not self.converged:
+            warnings.warn(
+                f"the fit ended after {self.n_iterations} iterations at a gap of {self.gap:.2g}, above tolerance={tolerance}"
+                f"{way_out}"
+            )
 
 
 def minimise(
@@ -166,8 +192,7 @@ def _positive(matrix: Array) -> Array:
 
 
 def exponentiated_gradient(
-    group_function: Callable[[int, Array], tuple[float, Array]],
-    function: Function,
+    function: Callable[[Array, int | None], tuple[float, Array]],
     shares: Array,
     start: Array,
     rate: float = 0.1,
@@ -183,8 +208,8 @@ def exponentiated_gradient(
     x = 2 c sinh(u) with u <- u - eta g, which multiplies large weights and adds to small ones. eta falls with the square root
     of the iteration; the result is an average of the steps in which the later ones count more.
 
-    :param group_function: number of the group and weights (K,) to the group's mean value and gradient
-    :param function: the whole objective without the l1 term; evaluated once per iteration, at the average
+    :param function: weights (K,) and the number of a group to the group's mean value and gradient, or with None, once per
+        iteration and at the average, to those of the whole objective; without the l1 term
     :param shares: (G,) the groups' shares in the objective
     :param start: (K,) not 0, but for weights whose sign is not known
     :param rate: eta in the first iteration
@@ -192,7 +217,7 @@ def exponentiated_gradient(
     :param max_iterations: passes through all groups, in random order
     """
     generator = np.random.default_rng(seed)
-    value, gradient = function(start)
+    value, gradient = function(start, None)
     if not np.isfinite(value):
         raise ValueError("the minimisation must begin where the objective is finite")
     small = _SMALL * max(float(np.abs(start).mean()), np.finfo(float).tiny)  # 2 c
@@ -201,7 +226,7 @@ def exponentiated_gradient(
     try:
         for iteration in range(1, max_iterations + 1):
             for group in generator.permutation(len(shares)):
-                value, gradient = group_function(int(group), small * np.sinh(u))
+                value, gradient = function(small * np.sinh(u), int(group))
                 if not np.isfinite(value):  # a step too far: back to where it is finite, as the average of such points is
                     u, rate = np.arcsinh(average / small), rate / 2
                     continue
@@ -209,7 +234,7 @@ def exponentiated_gradient(
                 u = u - np.clip(rate / np.sqrt(iteration) * gradient, -_LARGEST_STEP, _LARGEST_STEP)
                 total_weight += iteration
                 average = average + (small * np.sinh(u) - average) * iteration / total_weight
-            value, gradient = function(average)
+            value, gradient = function(average, None)
             result.n_gradients += 2  # the groups' together are one
             value, before = value + l1 * np.abs(average).sum(), result.value
             if value < before:

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any, TypeVar
 
+import numpy as np
+
 M = TypeVar("M", bound="Parameters")
 
 
@@ -41,6 +43,12 @@ class Parameters:
         defaults = inspect.signature(type(self).__init__).parameters
         changed = (f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default)
         return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _set_unfitted(self, n_features: int) -> None:
+        """What is known of a fit that did not take place."""
+        self.weight_errors_, self.covariance_ = np.full(n_features, np.nan), np.full((n_features, n_features), np.nan)
+        self.log_likelihood_ = self.feature_gap_ = np.nan
+        self.converged_, self.n_iterations_, self.n_gradients_ = True, 0, 0
 
     def _check_fitted(self, attribute: str = "weights_") -> None:
         if not hasattr(self, attribute):

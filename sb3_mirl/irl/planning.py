@@ -1,13 +1,17 @@
-"""Paths of the largest reward."""
+"""What follows from given rewards for each destination: the best paths, and the distribution over paths."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.cache import Cache
 from sb3_mirl.irl.destination_graphs import DestinationGraph, Graphs
+from sb3_mirl.irl.divergence import finite_passes
 from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.passes import Passes
 from sb3_mirl.irl.trips import States
 
 
@@ -38,11 +42,6 @@ class BestPaths:
                 f"no path to destination {self.graph.destination} is the best: the rewards along a cycle sum to more than 0"
             )
 
-    @property
-    def nbytes(self) -> int:
-        """Memory in bytes, with the graph's."""
-        return self.value.nbytes + self.choice.nbytes + self.graph.nbytes
-
     def path(self, node: int) -> States:
         """The states of the path from a node."""
         nodes = [node]
@@ -51,27 +50,44 @@ class BestPaths:
         return self.graph.state[nodes].astype(np.int64)
 
 
-class Planner:
-    """Best paths at given rewards of the edges.
+class Solutions:
+    """Keeps what was computed for each destination.
 
-    :param rewards: (E,)
+    :param network: the network
+    :param rewards: (E,) r_e
+    :param graphs: of the same network
     """
 
-    def __init__(self, network: RoadNetwork, rewards: Array, graphs: Graphs, capacity: int = 2**27) -> None:
+    def __init__(self, network: RoadNetwork, rewards: Array, graphs: Graphs) -> None:
         self.network, self.rewards, self.graphs = network, rewards, graphs
-        self._kept: Cache[int, BestPaths] = Cache(capacity)
+        self._kept: Cache[tuple[type, DestinationGraph], Any] = Cache(2**27)
 
-    def path(self, origin: int, destination: int) -> States:
-        """The states of the best path.
+    def passes(self, destination: int, origins: Iterable[int] = ()) -> Passes:
+        """The passes of a destination.
+
+        :param origins: which the detours' limit must allow for
+        :raises PartitionDiverges: the partition function is infinite
+        """
+        graph = self.graphs.to(destination, origins)
+        passes: Passes = self._kept.get((Passes, graph), lambda: finite_passes(self.network, graph, self.rewards))
+        return passes
+
+    def passes_from(self, origin: int, destination: int) -> tuple[Passes, int]:
+        """The passes of a destination, and the node of an origin.
+
+        :raises ValueError: the destination is out of reach
+        """
+        passes = self.passes(destination, [origin])
+        return passes, origin_node(self.network, passes.graph, origin)
+
+    def best_path(self, origin: int, destination: int) -> States:
+        """The states of the path of largest reward.
 
         :raises ValueError: the destination is out of reach, or there is no best path
         """
-        best = self._kept.get(destination)
-        if best is None:
-            graph = self.graphs.to(destination)
-            best = BestPaths(graph, graph.local(self.rewards))
-            self._kept.put(destination, best)
-        return best.path(origin_node(self.network, best.graph, origin))
+        graph = self.graphs.to(destination, [origin])
+        best: BestPaths = self._kept.get((BestPaths, graph), lambda: BestPaths(graph, self.rewards[graph.edge]))
+        return best.path(origin_node(self.network, graph, origin))
 
 
 def origin_node(network: RoadNetwork, graph: DestinationGraph, origin: int) -> int:

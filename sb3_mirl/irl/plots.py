@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from sb3_mirl.common.extras import extra
 from sb3_mirl.irl.network import Array, RoadNetwork, add_up
@@ -116,7 +116,8 @@ def destination_accuracy(ax: Axes, shares: ArrayLike, accuracy: ArrayLike, n_pat
     style = {"color": _PLACES, "linewidth": 1.8, "marker": "o", "markersize": 4, **line}
     ax.plot(100 * x, 100 * p, **style)
     if n_paths is not None:
-        low, high = _wilson(p, n_paths)
+        tests = (binomtest(round(share * n_paths), n_paths) for share in p)
+        low, high = np.transpose([test.proportion_ci(method="wilson") for test in tests])
         ax.fill_between(100 * x, 100 * low, 100 * high, color=style["color"], alpha=0.18, linewidth=0)
     ax.set(xlim=(0, 100), ylim=(0, 102), xlabel="% of the path seen", ylabel="destination right, %")
     ax.spines[["top", "right"]].set_visible(False)
@@ -139,9 +140,3 @@ def _centre(network: RoadNetwork, state: int) -> Array:
     assert network.coordinates is not None
     place = network.coordinates[state]
     return place if place.ndim == 1 else place.mean(axis=0)
-
-
-def _wilson(p: Array, n: int) -> tuple[Array, Array]:
-    z = norm.ppf(0.975)
-    centre, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return centre - half, centre + half

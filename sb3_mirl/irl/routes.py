@@ -6,19 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sb3_mirl.common.arguments import check_choice, check_range
-from sb3_mirl.irl.archive import read_model, write_model
+from sb3_mirl.irl import kernels
+from sb3_mirl.irl.archive import Checkpoint, read_model, write_model
+from sb3_mirl.irl.cache import in_threads
 from sb3_mirl.irl.destination_graphs import Graphs
-from sb3_mirl.irl.destinations import posterior, remaining_flows
-from sb3_mirl.irl.distribution import PathDistribution
-from sb3_mirl.irl.network import Array, RoadNetwork
+from sb3_mirl.irl.destinations import posterior
+from sb3_mirl.irl.network import Array, RoadNetwork, add_up
 from sb3_mirl.irl.objective import RouteLikelihood
-from sb3_mirl.irl.optimise import Minimum, exponentiated_gradient, minimise
+from sb3_mirl.irl.optimise import Minimum, Progress, Report, exponentiated_gradient, minimise
 from sb3_mirl.irl.parameters import Parameters
-from sb3_mirl.irl.progress import Checkpoint, Progress
-from sb3_mirl.irl.trips import States, read_partial, read_state, read_states, read_trips
+from sb3_mirl.irl.passes import Passes, forward
+from sb3_mirl.irl.planning import Solutions
+from sb3_mirl.irl.trips import States, Trips, edges_along, read_partial, read_state, read_states, read_trips
 from sb3_mirl.irl.weights import (
     WeightTable,
     as_weights,
@@ -66,8 +68,6 @@ class MaxEntRouteChoice(Parameters):
     ``n_iterations_``, ``n_gradients_``; ``history_``: log likelihood, less the penalties, and gap after each iteration.
     """
 
-    _answers: PathDistribution | None
-
     def __init__(
         self,
         network: RoadNetwork,
@@ -100,10 +100,7 @@ class MaxEntRouteChoice(Parameters):
         model = cls(network, **parameters)
         log_reference = model._check_parameters()
         model._set_weights(as_weights(network, "weights", weights), model._make_graphs(log_reference), log_reference)
-        n = network.n_features
-        model.weight_errors_, model.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
-        model.log_likelihood_ = model.feature_gap_ = np.nan
-        model.converged_, model.n_iterations_, model.n_gradients_ = True, 0, 0
+        model._set_unfitted(network.n_features)
         model.history_ = {"log_likelihood": np.empty(0), "feature_gap": np.empty(0)}
         return model
 
@@ -129,29 +126,33 @@ class MaxEntRouteChoice(Parameters):
         likelihood = RouteLikelihood(self.network, trips, graphs, log_reference, self.n_jobs)
         scales = feature_scales(self.network.features)
         start = self._start(likelihood, log_reference)
-        saved = None if checkpoint is None else Checkpoint(checkpoint, self.network, trips, self._settings())
+        reference = None if self.reference is None else np.asarray(self.reference, dtype=np.float64).tobytes()
+        settings = self.l1, self.l2, self.optimizer, self.max_detour, self.horizon, reference
+        saved = None if checkpoint is None else Checkpoint(checkpoint, self.network, trips, settings)
         if saved is not None and saved.weights is not None:
             start = saved.weights
-        with Progress(self.verbose, likelihood.total, scales, saved) as progress:
-            minimum = self._minimise(likelihood, start * scales, scales, progress)
+        with Progress("fit", self.verbose) as progress:
+
+            def report(x: Array, value: float, gap: float) -> None:
+                progress(x, value, gap)
+                if saved is not None:
+                    saved.write(x / scales)
+
+            minimum = self._minimise(likelihood, start * scales, scales, report)
         self._set_weights(minimum.x / scales, graphs, log_reference)
         self._describe(likelihood, minimum, scales)
         return self
 
     def _start(self, likelihood: RouteLikelihood, log_reference: Array | None) -> Array:
         if self.initial_weights is None:
-            return start_weights(self.network, log_reference, signed=self.optimizer == "exponentiated")
+            return start_weights(self.network, log_reference)
         start = as_weights(self.network, "initial_weights", self.initial_weights)
         likelihood.check_finite(start)
         return start
 
-    def _minimise(self, likelihood: RouteLikelihood, start: Array, scales: Array, progress: Progress) -> Minimum:
-        def function(x: Array) -> tuple[float, Array]:
-            value, gradient = likelihood.value_and_gradient(x / scales)
-            return -value + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales
-
-        def group_function(group: int, x: Array) -> tuple[float, Array]:
-            value, gradient = likelihood.group_gradient(group, x / scales)
+    def _minimise(self, likelihood: RouteLikelihood, start: Array, scales: Array, report: Report) -> Minimum:
+        def function(x: Array, group: int | None = None) -> tuple[float, Array]:
+            value, gradient = likelihood.value_and_gradient(x / scales, group)
             return -value + self.l2 / 2 * float(x @ x), self.l2 * x - gradient / scales
 
         def curvature(x: Array) -> Array:
@@ -159,10 +160,9 @@ class MaxEntRouteChoice(Parameters):
 
         if self.optimizer == "bfgs":
             limit, known = self.max_iterations or 500, curvature if self._has_errors() else None
-            return minimise(function, start, known, self.l1, self.tolerance, limit, progress)
+            return minimise(function, start, known, self.l1, self.tolerance, limit, report)
         shares = np.array([group.weights.sum() for group in likelihood.groups]) / likelihood.total
         return exponentiated_gradient(
-            group_function,
             function,
             shares,
             start,
@@ -170,26 +170,21 @@ class MaxEntRouteChoice(Parameters):
             l1=self.l1,
             tolerance=100 * self.tolerance,
             max_iterations=self.max_iterations or 100,
-            report=progress,
+            report=report,
         )
 
     def _describe(self, likelihood: RouteLikelihood, minimum: Minimum, scales: Array) -> None:
         """The fitted attributes but for the weights."""
         n, x = self.network.n_features, minimum.x
+        self._set_unfitted(n)
         penalty = self.l1 * np.abs(x).sum() + self.l2 / 2 * (x @ x)
         self.log_likelihood_ = likelihood.total * (penalty - minimum.value)
         self.feature_gap_, self.converged_ = minimum.gap, minimum.converged
         self.n_iterations_, self.n_gradients_ = minimum.n_iterations, minimum.n_gradients
         self.history_ = {"log_likelihood": -likelihood.total * np.array(minimum.values), "feature_gap": np.array(minimum.gaps)}
-        self.weight_errors_, self.covariance_ = np.full(n, np.nan), np.full((n, n), np.nan)
+        minimum.warn(self.tolerance, ": raise tolerance or max_iterations, or begin from other initial_weights")
         if minimum.interrupted:
-            warnings.warn(f"interrupted after {minimum.n_iterations} iterations: the best weights are kept, without errors")
-            return
-        if not minimum.converged:
-            warnings.warn(
-                f"the fit ended after {minimum.n_iterations} iterations at a gap of {minimum.gap:.2g}, above tolerance="
-                f"{self.tolerance}: raise tolerance or max_iterations, or begin from other initial_weights"
-            )
+            return  # without errors, which take their time
         if not self._has_errors():
             warnings.warn(f"no standard errors: the Hessian of {n} features needs too much memory on this network")
             return
@@ -218,33 +213,54 @@ class MaxEntRouteChoice(Parameters):
         :raises ValueError: ``destination`` is not a state of the network
         :raises PartitionDiverges: it is infinite
         """
-        return self._distribution().log_partition(self._state("destination", destination))
+        passes = self._solved().passes(self._state("destination", destination))
+        return passes.log_partition(np.arange(self.network.n_states))
 
     def action_probabilities(self, destination: int) -> Array:
         """(E,): P(e | u), how probable each edge is at the state that it leaves (Eq. 5), on the way to ``destination``.
 
         0 where the destination is out of reach. With a horizon, when all of its edges are still to go.
         """
-        return self._distribution().action_probabilities(self._state("destination", destination))
+        passes = self._solved().passes(self._state("destination", destination))
+        with_all_to_go = np.isin(np.arange(passes.graph.n_nodes), passes.graph.node[-1])
+        result = np.zeros(self.network.n_edges)
+        passes.graph.add_to(result, passes.probability * passes.graph.at_tails(with_all_to_go))
+        return result
 
     def log_probability(self, paths: Iterable[ArrayLike]) -> Array:
         """(N,): log P(path | origin, destination), natural; -inf for a path outside the horizon or the detours.
 
         :raises ValueError: naming path and step, if a path does not fit the network
         """
-        return self._distribution().log_probability(read_trips(self.network, paths))
+        return self._log_probability(read_trips(self.network, paths))
 
     def score(self, paths: Iterable[ArrayLike], sample_weight: ArrayLike | None = None) -> float:
         """Return the mean log probability of paths."""
         trips = read_trips(self.network, paths, sample_weight)
-        return float(np.average(self._distribution().log_probability(trips), weights=trips.weights))
+        return float(np.average(self._log_probability(trips), weights=trips.weights))
+
+    def _log_probability(self, trips: Trips) -> Array:
+        solved = self._solved()
+        result = trips.sums(solved.rewards)
+
+        def log_z(group: tuple[int, NDArray[np.int64]]) -> tuple[NDArray[np.int64], Array]:
+            destination, chosen = group
+            passes = solved.passes(destination, np.unique(trips.origins[chosen]).tolist())
+            possible = [passes.graph.contains(self.network.tail[trips.along(i)]) for i in chosen]
+            return chosen, np.where(possible, passes.log_partition(trips.origins[chosen]), np.inf)
+
+        for chosen, values in in_threads(log_z, trips.by_destination(), self.n_jobs):
+            result[chosen] -= values
+        return result
 
     def predict(self, origin: int, destination: int) -> States:
         """Return the states of the most probable path.
 
         :raises ValueError: the destination is out of reach
         """
-        return self._distribution().most_probable(*self._pair(origin, destination))
+        pair = self._state("origin", origin), self._state("destination", destination)
+        self._solved().passes_from(*pair)  # raises where there is no distribution
+        return self._solved().best_path(*pair)
 
     def sample(self, origin: int, destination: int, n: int, seed: int | None = None) -> list[States]:
         """Return ``n`` paths drawn from the model.
@@ -252,16 +268,26 @@ class MaxEntRouteChoice(Parameters):
         :raises ValueError: the destination is out of reach
         """
         check_range("n", n, 1, np.inf, whole=True)
-        return self._distribution().sample(*self._pair(origin, destination), n, np.random.default_rng(seed))
+        passes, node = self._passes_from(origin, destination)
+        graph, generator = passes.graph, np.random.default_rng(seed)
+        nodes, ends = kernels.walk(graph.start, graph.head, passes.probability, node, n, generator)
+        return [path.astype(np.int64) for path in np.split(graph.state[nodes], ends[:-1])]
 
     def edge_flows(self, origin: int, destination: int) -> Array:
         """(E,): the expected number of traversals of each edge. Where there are cycles it may exceed 1."""
-        return self._distribution().edge_flows(*self._pair(origin, destination))
+        flows = np.zeros(self.network.n_edges)
+        _add_flows(flows, *self._passes_from(origin, destination))
+        return flows
 
     def visit_probability(self, origin: int, destination: int, state: int) -> float:
         """Return the probability that a path comes by ``state`` at all: "will the driver take this street?" """
-        pair = self._pair(origin, destination)
-        return self._distribution().visit_probability(*pair, self._state("state", state))
+        passes, node = self._passes_from(origin, destination)
+        graph, there = passes.graph, passes.graph.state == self._state("state", state)
+        if there[node] or there[0]:
+            return 1.0
+        # the mass that arrives if the state lets nothing go on
+        stopped = np.where(graph.at_tails(there), 0.0, passes.probability)
+        return float(min(forward(graph, stopped, np.eye(1, graph.n_nodes, node)[0])[there].sum(), 1.0))
 
     def destination_probabilities(
         self, partial: ArrayLike, destinations: Sequence[int], prior: ArrayLike | None = None
@@ -275,15 +301,22 @@ class MaxEntRouteChoice(Parameters):
             possible
         """
         states, chosen = read_partial(self.network, partial), read_states(self.network, "destinations", destinations)
-        return posterior(self._distribution(), states, chosen, prior)
+        solved, edges = self._solved(), edges_along(self.network, states, "the partial path")
+        possible = bool(np.isfinite(solved.rewards[edges]).all())
+        return posterior(lambda d: solved.passes(d, [int(states[0])]), states, possible, chosen, prior)
 
     def remaining_flows(self, partial: ArrayLike, destinations: Sequence[int], prior: ArrayLike | None = None) -> Array:
         """(E,): the expected traversals after the part of a path that was seen, over all destinations.
 
         The arguments and errors are those of ``destination_probabilities``.
         """
-        states, chosen = read_partial(self.network, partial), read_states(self.network, "destinations", destinations)
-        return remaining_flows(self._distribution(), states, chosen, prior)
+        probabilities, states = self.destination_probabilities(partial, destinations, prior), np.asarray(partial)
+        flows = np.zeros(self.network.n_edges)
+        for destination, probability in zip(destinations, probabilities, strict=True):
+            if probability > 0:
+                passes = self._solved().passes(destination, [int(states[0])])
+                _add_flows(flows, passes, int(passes.graph.nodes(states[-1], len(states) - 1)), probability)
+        return flows
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the fitted model with its network to an npz file; it replaces an older one when whole.
@@ -301,10 +334,6 @@ class MaxEntRouteChoice(Parameters):
         :raises ValueError: the file is damaged, or another kind of file
         """
         return read_model(cls, path)
-
-    def _settings(self) -> dict[str, Any]:
-        """The parameters that say what is minimised."""
-        return {name: getattr(self, name) for name in ("l1", "l2", "optimizer", "max_detour", "horizon")}
 
     def _check_parameters(self) -> Array | None:
         """Checks all but ``initial_weights``; returns log rho (E,) of the reference policy, or None."""
@@ -333,27 +362,22 @@ class MaxEntRouteChoice(Parameters):
                 f"the weights give {self.network.name_edge(edge)} a reward of {rewards[edge]}: they are too large"
             )
         rewards = rewards if log_reference is None else rewards + log_reference
-        self._answers = PathDistribution(self.network, rewards, graphs, self.n_jobs)
+        self._solutions = Solutions(self.network, rewards, graphs)
 
-    def _distribution(self) -> PathDistribution:
-        """The distribution at the fitted weights; made anew after unpickling."""
+    def _solved(self) -> Solutions:
         self._check_fitted()
-        if self._answers is None:
-            log_reference = self._check_parameters()
-            graphs = self._make_graphs(log_reference)
-            graphs.farthest = self.farthest_
-            self._set_weights(self.weights_, graphs, log_reference)
-        assert self._answers is not None
-        return self._answers
+        return self._solutions
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **({"_answers": None} if "_answers" in self.__dict__ else {})}
+    def _passes_from(self, origin: Any, destination: Any) -> tuple[Passes, int]:
+        return self._solved().passes_from(self._state("origin", origin), self._state("destination", destination))
 
     def _state(self, name: str, state: Any) -> int:
         return read_state(self.network, name, state)
 
-    def _pair(self, origin: Any, destination: Any) -> tuple[int, int]:
-        return self._state("origin", origin), self._state("destination", destination)
+
+def _add_flows(total: Array, passes: Passes, node: int, mass: float = 1.0) -> None:
+    """Add the expected traversals by paths that begin at a node to ``total`` (E,), in place."""
+    passes.graph.add_to(total, passes.edge_flows(add_up([node], [mass], passes.graph.n_nodes)))
 
 
 def _log_reference(network: RoadNetwork, reference: ArrayLike) -> Array:

@@ -52,10 +52,6 @@ class Trips:
         """(N,): the sum of edge values (E,) along each path."""
         return add_up(self.path, values[self.edges], len(self))
 
-    def edge_counts(self, n_edges: int) -> Array:
-        """(E,): how often each edge is on the paths, by weight."""
-        return add_up(self.edges, self.weights[self.path], n_edges)
-
     def by_destination(self) -> list[tuple[int, NDArray[np.int64]]]:
         """Each destination, and which paths end there."""
         order = np.argsort(self.destinations, kind="stable")
@@ -63,9 +59,11 @@ class Trips:
         return list(zip(destinations.tolist(), np.split(order, starts[1:]), strict=True))
 
     def groups(self) -> list[Group]:
-        """The paths by destination."""
+        """The paths by destination, without those of weight 0."""
         groups = []
         for destination, chosen in self.by_destination():
+            if not self.weights[chosen].any():
+                continue
             origins, place = np.unique(self.origins[chosen], return_inverse=True)
             along = np.concatenate([self.along(i) for i in chosen])
             weight = np.repeat(self.weights[chosen], np.diff(self.starts)[chosen])
