@@ -97,19 +97,13 @@ class ContinuousSQL(GuardedOffPolicy):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    why_not: ClassVar[dict[str, str]] = {
+        "use_sde": "its sampler is a distribution by itself, with no Gaussian to replace. A larger ent_coef explores more."
+    }
     policy: SamplerPolicy
     actor: Sampler
     critic: ContinuousCritic
     critic_target: ContinuousCritic
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Say why there is no gSDE."""
-        if "use_sde" in kwargs:
-            raise TypeError(
-                f"{cls.__name__} has no use_sde: its sampler is a distribution by itself, and has no Gaussian to replace. "
-                "Leave it out; a larger ent_coef explores more."
-            )
-        return super().__new__(cls, *args, **kwargs)
 
     def __init__(
         self,
