@@ -5,6 +5,7 @@ from importlib.metadata import version
 import sb3_mirl.envs  # noqa: F401  registers the gridworlds with gymnasium
 from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.common.checks import CheckCallback
+from sb3_mirl.continuous_sql import ContinuousSQL
 from sb3_mirl.hyperparameters import budget, hyperparameters
 from sb3_mirl.mirl import MIRL, PriorCallback
 from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
@@ -15,6 +16,7 @@ __all__ = [
     "MIRL",
     "VIREL",
     "CheckCallback",
+    "ContinuousSQL",
     "PriorCallback",
     "ResumableCheckpoint",
     "SoftA2C",

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_mirl import VIREL
-from sb3_mirl.virel.virel import ActionSpaceError
+from sb3_mirl.common.actions import ActionSpaceError
 
 SMALL: dict[str, Any] = dict(
     learning_starts=50,

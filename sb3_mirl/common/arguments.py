@@ -39,7 +39,8 @@ def check_range(
 
 def check_names(cls: type, given: Iterable[str]) -> None:
     """
-    Refuse arguments that a class does not have. A class that takes ``**kwargs`` decides by itself what they may be.
+    Refuse arguments that a class does not have. A class that takes ``**kwargs`` decides by itself what they may be. What its
+    attribute ``why_not`` says by the name of an argument, such as one that its relatives in SB3 have, is part of the message.
 
     :raises TypeError: naming the class and the argument, and the nearest one that there is
     """
@@ -49,4 +50,5 @@ def check_names(cls: type, given: Iterable[str]) -> None:
     for name in given:
         if name not in parameters:
             near = get_close_matches(name, parameters, n=1)
-            raise TypeError(f"{cls.__name__} has no argument {name!r}" + (f": did you mean {near[0]!r}?" if near else "."))
+            reason = getattr(cls, "why_not", {}).get(name) or (f"did you mean {near[0]!r}?" if near else "")
+            raise TypeError(f"{cls.__name__} has no argument {name!r}" + (f": {reason}" if reason else "."))

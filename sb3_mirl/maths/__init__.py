@@ -27,6 +27,16 @@ from sb3_mirl.maths.soft import (
     soft_q_target,
     soft_value,
 )
+from sb3_mirl.maths.svgd import (
+    importance_soft_value,
+    log_det_tanh,
+    median_bandwidth,
+    mixture_log_density,
+    proposal_log_density,
+    rbf_kernel,
+    squashed_score,
+    svgd_direction,
+)
 from sb3_mirl.maths.temperature import inverse_loss_beta, linear_beta, residual_temperature
 
 __all__ = [
@@ -35,19 +45,27 @@ __all__ = [
     "boltzmann_log_probs",
     "entropy_bonus",
     "floored_log_prior",
+    "importance_soft_value",
     "inverse_loss_beta",
     "kkt_gap",
     "kl_to_prior",
     "linear_beta",
+    "log_det_tanh",
+    "median_bandwidth",
     "mixed_with_uniform",
+    "mixture_log_density",
     "mutual_information",
     "n_step_soft_returns",
+    "proposal_log_density",
+    "rbf_kernel",
     "residual_temperature",
     "soft_q_returns",
     "soft_q_target",
     "soft_returns",
     "soft_value",
     "squared_residual",
+    "squashed_score",
+    "svgd_direction",
     "uniform_log_prior",
     "update_prior",
 ]

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 import torch as th
 import torch.nn.functional as F
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import (
@@ -22,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.sac.sac import SAC
 
+from sb3_mirl.common.actions import check_bounded_box
 from sb3_mirl.common.algorithm import Path
 from sb3_mirl.common.arguments import check_choice, check_range, is_number
 from sb3_mirl.common.off_policy import GuardedOffPolicy
@@ -35,10 +35,6 @@ ResidualEstimator = Literal["td", "double"]
 Batch = ReplayBufferSamples | DictReplayBufferSamples
 
 RESIDUAL = "residual"
-
-
-class ActionSpaceError(ValueError, AssertionError):
-    """SB3 says by an AssertionError that an algorithm does not support the actions; who expects that one gets it."""
 
 
 class NextActions(NamedTuple):
@@ -206,7 +202,7 @@ class VIREL(GuardedOffPolicy, SAC):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_actions(env.action_space)
+        check_bounded_box(env.action_space, "VIREL")
         return SAC._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
@@ -443,24 +439,6 @@ class VIREL(GuardedOffPolicy, SAC):
         if self.ent_coef_state is None:
             return super()._get_torch_save_params()
         return ["policy", "actor.optimizer", "critic.optimizer", "ent_coef_state"], []
-
-
-def check_actions(space: spaces.Space[Any]) -> None:
-    """
-    Refuse actions that are not continuous, or have no bounds.
-
-    :param space: of the actions
-    :raises ValueError: naming the space; it is an ``AssertionError`` as well, as SB3's is
-    """
-    if not isinstance(space, spaces.Box):
-        raise ActionSpaceError(
-            f"VIREL needs continuous actions, a space Box, got {space}. For discrete actions there is sb3_mirl.SoftDQN."
-        )
-    if not np.isfinite([space.low, space.high]).all():
-        raise ActionSpaceError(
-            f"VIREL needs actions between finite bounds, got {space}. Declare bounds by a wrapper: "
-            "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(low, high))."
-        )
 
 
 def check_ent_coef(ent_coef: Any) -> None:
