@@ -104,7 +104,7 @@ def _name(layer: Layer) -> str:
 
 
 def _state(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attributes, and the states of ALE's emulators among them."""
+    """Return the attributes of a layer, and the states of ALE's emulators among them."""
     attributes = {name: value for name, value in vars(layer).items() if name not in _NOT_STATE}
     emulators = [name for name, value in attributes.items() if hasattr(value, "restoreState")]
     return attributes, {name: attributes.pop(name).cloneState(include_rng=True) for name in emulators}

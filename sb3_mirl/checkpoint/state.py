@@ -149,7 +149,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def _noise(model: BaseAlgorithm) -> dict[str, th.Tensor]:
-    """The matrices of state-dependent exploration (gSDE), which SB3 draws at the start of a rollout and does not save."""
+    """Return the matrices of state-dependent exploration (gSDE), which SB3 draws with a rollout and does not save."""
     if not model.use_sde:
         return {}
     distribution = _noise_distribution(model)

@@ -11,14 +11,11 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.common.extras import extra
 from sb3_mirl.common.workers import usable_cpus
 
-try:
+with extra("atari"):
     from ale_py import ALEVectorInterface, roms
-except ImportError as error:
-    raise ImportError(
-        f"AtariVecEnv needs ale-py 0.12 or newer with its vector interface ({error}): pip install 'sb3-mirl[atari]'"
-    ) from error
 
 CONTINUE_RNG = -1
 """In place of a seed: continue the random stream of the games before."""

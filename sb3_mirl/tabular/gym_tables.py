@@ -79,7 +79,7 @@ def _type_name(env: gym.Env[Any, Any]) -> str:
 
 
 def _vouched(env: gym.Env[Any, Any], method: str) -> bool:
-    """Whether whoever defines ``method``, or a subclass, says ``table_is_exact``."""
+    """Return whether whoever defines ``method``, or a subclass, says ``table_is_exact``."""
     for attributes in (vars(env), *map(vars, type(env).__mro__)):
         if "table_is_exact" in attributes:
             return bool(attributes["table_is_exact"])
@@ -89,7 +89,7 @@ def _vouched(env: gym.Env[Any, Any], method: str) -> bool:
 
 
 def _of_gymnasium(env: gym.Env[Any, Any], method: str) -> bool:
-    """Whether ``method`` is that of a toy_text environment, or of ``gym.Env``, where it does nothing."""
+    """Return whether ``method`` is that of a toy_text environment, or of ``gym.Env``, where it does nothing."""
     owner = next(cls for cls in type(env).__mro__ if method in vars(cls))
     return method not in vars(env) and (owner is gym.Env or owner.__module__.startswith("gymnasium.envs.toy_text."))
 
@@ -157,7 +157,7 @@ def read_outcomes(env: gym.Env[Any, Any]) -> Outcomes:
 
 
 def _items(container: Any, name: str, item: str) -> list[Any]:
-    """The entries 0, 1, ... of a dictionary or list."""
+    """Return the entries 0, 1, ... of a dictionary or list."""
     if not isinstance(container, Sized) or len(container) == 0:
         raise ValueError(f"{name} must be a dictionary or list with at least one entry, got {container!r}")
     items = []
@@ -170,7 +170,7 @@ def _items(container: Any, name: str, item: str) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    """NaN for what is not a number."""
+    """Return the value as a float, NaN for what is not a number."""
     try:
         return float(value) if is_number(value) else math.nan
     except OverflowError:

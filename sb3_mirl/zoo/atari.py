@@ -38,9 +38,11 @@ def atari_vec_env(env: VecEnv) -> VecEnv:
     options = {key: spec.kwargs[key] for key in PASSED_ON if key in spec.kwargs}
     if frames := spec.kwargs.get("max_num_frames_per_episode"):
         options["max_episode_steps"] = max(frames // FRAMES, 1)
-    n_envs, seed, monitor_file = env.num_envs, env._seeds[0], _monitor_file(env)
+    # the file in which the first environment's Monitor has begun a record
+    writer = env.envs[0].get_wrapper_attr("results_writer") if isinstance(env, DummyVecEnv) else None
+    monitor_file = None if writer is None else str(writer.file_handler.name)
     env.close()
-    return AtariVecEnv(spec.id, n_envs, seed, monitor_file=monitor_file, **options)
+    return AtariVecEnv(spec.id, env.num_envs, env._seeds[0], monitor_file=monitor_file, **options)
 
 
 def _problem(spec: EnvSpec) -> str | None:
@@ -60,9 +62,3 @@ def _watched(env: DummyVecEnv, spec: EnvSpec) -> VecEnv:
     wrapped = DummyVecEnv([partial(AtariWrapper, game, frame_skip=frame_skip) for game in env.envs])
     wrapped.seed(env._seeds[0])
     return VecFrameStack(wrapped, FRAMES)
-
-
-def _monitor_file(env: VecEnv) -> str | None:
-    """Return the file in which the first environment's Monitor has begun a record."""
-    writer = env.envs[0].get_wrapper_attr("results_writer") if isinstance(env, DummyVecEnv) else None
-    return None if writer is None else str(writer.file_handler.name)

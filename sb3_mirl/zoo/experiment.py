@@ -57,7 +57,7 @@ def check_config(config: str) -> None:
     try:
         tasks = yaml.safe_load(content)
     except Exception as error:  # PyYAML lets errors of its converters through, IndexError among them
-        raise ValueError(f"{config} is no YAML: {error}") from error
+        raise ValueError(f"{config} is not YAML: {error}") from error
     if not isinstance(tasks, dict):
         raise ValueError(f"{config} must map environment ids to hyperparameters, got {type(tasks).__name__}.")
     for task, hyperparameters in tasks.items():
@@ -72,15 +72,6 @@ def checkpoints_of(agent: Path) -> Path | None:
     """
     folder = agent.parent.parent if agent.parent.name.startswith("checkpoint_") else agent.parent / CHECKPOINTS
     return folder if CheckpointFolder(folder).paths() else None
-
-
-def steps_of(agent: Path) -> int:
-    """
-    Return how many environment steps an agent was trained for; nothing is unpickled.
-
-    :raises ValueError: if the file is damaged
-    """
-    return int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
 
 
 class Experiment(exp_manager.ExperimentManager):
@@ -181,7 +172,7 @@ class Experiment(exp_manager.ExperimentManager):
         if self.resumes:
             assert folder is not None
             return self._resume_to_the_end(folder, hyperparams, env)
-        steps = steps_of(agent)
+        steps = int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
         run = None if folder is None else self._usable_checkpoint(folder, hyperparams, env)
         if run is not None and run.num_timesteps == steps and agent.stem != "best_model":
             model = run
@@ -209,7 +200,7 @@ class Experiment(exp_manager.ExperimentManager):
         try:
             return self._newest(folder, hyperparams, env)
         except (CheckpointError, ValueError) as error:
-            print(f"The checkpoints beside the agent are of no use here: {error}")
+            print(f"The checkpoints beside the agent cannot be used here: {error}")
             return None
 
     def _newest(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
