@@ -21,7 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, Checkpoint, CheckpointFolder
 from sb3_mirl.checkpoint.memory import save_memory
-from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, go_on
+from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, restore_training
 from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import StatelessCallback
@@ -96,7 +96,7 @@ class ResumableCheckpoint(StatelessCallback):
     def _claim_folder(self) -> None:
         run = RUNS.get(self.model)
         if run is not None and run.folder == self._files.path and self.num_timesteps > 0:
-            self._files.go_on_from(self.num_timesteps)
+            self._files.discard_newer(self.num_timesteps)
             return
         if self._files.paths():
             raise FileExistsError(
@@ -110,7 +110,7 @@ class ResumableCheckpoint(StatelessCallback):
         run = RUNS.get(self.model)
         if run is not None and run.resumed_from is not None and not run.is_ready:
             run.is_ready = True
-            go_on(self.model, self.locals["callback"], run.resumed_from)
+            restore_training(self.model, self.locals["callback"], run.resumed_from)
         self._stopping = self.interrupted
         if self._stopping or self.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
             self._save()

@@ -133,7 +133,7 @@ class CheckpointFolder:
             raise
         return Checkpoint(final, step, files)
 
-    def go_on_from(self, step: int) -> None:
+    def discard_newer(self, step: int) -> None:
         """
         Remove damaged checkpoints that are newer than the one of ``step``, at which a run goes on.
 

@@ -34,7 +34,7 @@ def atari_vec_env(env: VecEnv) -> VecEnv:
         env.close()
         raise ValueError(f"atari_vec_env {problem}: choose another configuration.")
     if isinstance(env, DummyVecEnv) and env.render_mode is not None:
-        return _watched(env, spec)
+        return _to_render(env, spec)
     options = {key: spec.kwargs[key] for key in PASSED_ON if key in spec.kwargs}
     if frames := spec.kwargs.get("max_num_frames_per_episode"):
         options["max_episode_steps"] = max(frames // FRAMES, 1)
@@ -57,7 +57,7 @@ def _problem(spec: EnvSpec) -> str | None:
     return None
 
 
-def _watched(env: DummyVecEnv, spec: EnvSpec) -> VecEnv:
+def _to_render(env: DummyVecEnv, spec: EnvSpec) -> VecEnv:
     frame_skip = FRAMES // spec.kwargs.get("frameskip", FRAMES)
     wrapped = DummyVecEnv([partial(AtariWrapper, game, frame_skip=frame_skip) for game in env.envs])
     wrapped.seed(env._seeds[0])

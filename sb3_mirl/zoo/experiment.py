@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.checkpoint import CheckpointError, ResumableCheckpoint, go_on_at_next_learn, resume
+from sb3_mirl.checkpoint import CheckpointError, ResumableCheckpoint, continue_at_next_learn, resume
 from sb3_mirl.checkpoint.folder import CheckpointFolder
 from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.files import check_archive
@@ -178,7 +178,7 @@ class Experiment(exp_manager.ExperimentManager):
             model = run
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
-            _go_on(model, run)
+            _continue_without_state(model, run)
         if isinstance(model, GuardedAlgorithm) or model is run:
             self.n_timesteps += model.num_timesteps
         print(f"Going on with {agent}: {steps} steps are done, {self.n_timesteps} it will be in all")
@@ -228,7 +228,7 @@ class _Hyperparameters(dict[str, Any]):
             self["policy_kwargs"] = {**kept, **sampled["policy_kwargs"]}
 
 
-def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
+def _continue_without_state(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
     """
     Let ``learn`` go on with an agent whose state in the middle of the training was not saved; ``run`` is its run at another
     step, with the replay memory.
@@ -238,7 +238,7 @@ def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
         model.replay_buffer = run.replay_buffer
     if not isinstance(model, GuardedAlgorithm):
         return  # the zoo's algorithms go on in the zoo's way: with step 0
-    go_on_at_next_learn(model)
+    continue_at_next_learn(model)
     memory = getattr(model, "replay_buffer", None)
     if isinstance(model, OffPolicyAlgorithm) and (memory is None or memory.size() == 0):
         print(
