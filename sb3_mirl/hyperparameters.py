@@ -129,7 +129,7 @@ def resolve(name: str, value: Any) -> Any:
 
 
 def _convert_ratio(values: dict[str, Any], own: int, n_envs: int) -> None:
-    """From ``own`` environments to ``n_envs``."""
+    """Convert updates per call of ``env.step`` from ``own`` environments to ``n_envs``."""
     frequency, updates = values.get("train_freq"), values.get("gradient_steps", 1)
     if n_envs == own or not isinstance(frequency, int):
         return
@@ -150,8 +150,8 @@ def _evaluate(text: str) -> Any:
 
 def _value(node: ast.expr) -> Any:
     match node:
-        case ast.Call(func=ast.Name("dict"), args=[], keywords=pairs):
-            return {_keyword(pair): _value(pair.value) for pair in pairs}
+        case ast.Call(func=ast.Name("dict"), args=[], keywords=pairs) if all(pair.arg for pair in pairs):  # no **
+            return {str(pair.arg): _value(pair.value) for pair in pairs}
         case ast.Call(func=ast.Name("get_class_by_name"), args=[ast.Constant(str(path))], keywords=[]):
             if not path.startswith(_TRUSTED):
                 raise ValueError(f"{path} is not in one of {', '.join(_TRUSTED)}")
@@ -168,9 +168,3 @@ def _value(node: ast.expr) -> Any:
             return {ast.literal_eval(key or ""): _value(content) for key, content in zip(keys, contents, strict=True)}
         case _:
             return ast.literal_eval(node)
-
-
-def _keyword(pair: ast.keyword) -> str:
-    if pair.arg is None:
-        raise ValueError("** is not allowed")
-    return pair.arg

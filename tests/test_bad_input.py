@@ -278,7 +278,7 @@ class TestZoo:
     @pytest.mark.parametrize(
         ("text", "error", "message"),
         [
-            ("CartPole-v1:\n  policy: [", ValueError, "bad.yml is no YAML: while parsing"),
+            ("CartPole-v1:\n  policy: [", ValueError, "bad.yml is not YAML: while parsing"),
             ("- CartPole-v1", ValueError, "must map environment ids to hyperparameters, got list"),
             (
                 "CartPole-v1: MlpPolicy",

@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "error", "message"),
     [
         ("nothing", FileNotFoundError, "nothing.zip"),
-        ("text.zip", ValueError, "text.zip is damaged, or no zip file written by MIRL.save"),
+        ("text.zip", ValueError, "text.zip is damaged, or not a zip file written by MIRL.save"),
         # what is left ends with an archive: the weights
         ("truncated.zip", ValueError, "truncated.zip was not written by MIRL.save, or is no longer whole: it has no 'data'"),
         ("flipped.zip", ValueError, "flipped.zip.*no longer whole: '.*' in it is damaged"),
@@ -79,7 +79,7 @@ def test_load_takes_open_files(files: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("text.zip", "text.zip is damaged, or no zip file written by QLearning.save"),
+        ("text.zip", "text.zip is damaged, or not a zip file written by QLearning.save"),
         ("empty.zip", "it has no 'data'"),
         ("mirl", "mirl was saved by MIRL, not by QLearning: load it by MIRL.load"),
     ],

@@ -6,6 +6,8 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sb3_mirl.common.arguments import check_choice
+
 
 class Reference(NamedTuple):
     """Raw scores of a game from no-op starts, whole episodes, unclipped.
@@ -110,8 +112,7 @@ def normalized_score(game: str, score: ArrayLike, human: str = "mnih2015") -> fl
         which a score that is normalised already is
     """
     name, raw = game_name(game), np.asarray(score, dtype=np.float64)
-    if human not in HUMANS:
-        raise ValueError(f"human={human!r} is not known, choose from {', '.join(map(repr, HUMANS))}.")
+    check_choice("human", human, HUMANS)
     if name == "Boxing" and np.any(np.abs(raw) > 100):
         raise ValueError(
             f"Boxing scores lie between -100 and 100, got {raw[np.abs(raw) > 100].flat[0]:g}: is it normalised already, or "

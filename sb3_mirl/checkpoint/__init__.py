@@ -2,6 +2,6 @@
 
 from sb3_mirl.checkpoint.callback import ResumableCheckpoint
 from sb3_mirl.checkpoint.folder import CheckpointError
-from sb3_mirl.checkpoint.resuming import go_on_at_next_learn, resume
+from sb3_mirl.checkpoint.resuming import continue_at_next_learn, resume
 
-__all__ = ["CheckpointError", "ResumableCheckpoint", "go_on_at_next_learn", "resume"]
+__all__ = ["CheckpointError", "ResumableCheckpoint", "continue_at_next_learn", "resume"]

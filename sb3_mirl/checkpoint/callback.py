@@ -1,8 +1,11 @@
-"""The callback that makes a run resumable."""
+"""The callback that makes a run resumable, and Ctrl-C and SIGTERM that wait until it has saved."""
 
 import io
 import math
 import os
+import signal
+import sys
+import threading
 import time
 import warnings
 import weakref
@@ -10,25 +13,26 @@ import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import cloudpickle
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, Checkpoint, CheckpointFolder
-from sb3_mirl.checkpoint.interrupts import DeferredSignals, is_learning
 from sb3_mirl.checkpoint.memory import save_memory
-from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, go_on
+from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, restore_training
 from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.arguments import check_range
+from sb3_mirl.common.callbacks import StatelessCallback
 from sb3_mirl.common.files import Write, claimed
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # for algorithms of others, which do not say when an error has ended `learn`
 _HOLDERS: "dict[Path, weakref.ref[ResumableCheckpoint]]" = {}
 
 
-class ResumableCheckpoint(BaseCallback):
+class ResumableCheckpoint(StatelessCallback):
     """
     Save all that :func:`sb3_mirl.resume` needs to go on with a run that was killed: the model with its optimisers and
     counters, the replay memory, the states of random numbers, environments and callbacks, and normalisation statistics.
@@ -72,13 +76,6 @@ class ResumableCheckpoint(BaseCallback):
         """Whether the folder has a checkpoint, to go on from by :func:`sb3_mirl.resume`."""
         return bool(self._files.paths())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a training that goes on begins its checkpoints anew."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what :meth:`state_dict` has given."""
-
     def _on_training_start(self) -> None:
         resources = self._held_while_learning()
         resources.enter_context(claimed(self._files.path))
@@ -99,7 +96,7 @@ class ResumableCheckpoint(BaseCallback):
     def _claim_folder(self) -> None:
         run = RUNS.get(self.model)
         if run is not None and run.folder == self._files.path and self.num_timesteps > 0:
-            self._files.go_on_from(self.num_timesteps)
+            self._files.discard_newer(self.num_timesteps)
             return
         if self._files.paths():
             raise FileExistsError(
@@ -113,7 +110,7 @@ class ResumableCheckpoint(BaseCallback):
         run = RUNS.get(self.model)
         if run is not None and run.resumed_from is not None and not run.is_ready:
             run.is_ready = True
-            go_on(self.model, self.locals["callback"], run.resumed_from)
+            restore_training(self.model, self.locals["callback"], run.resumed_from)
         self._stopping = self.interrupted
         if self._stopping or self.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
             self._save()
@@ -147,7 +144,9 @@ class ResumableCheckpoint(BaseCallback):
             "saved_memory": memory,
             **get_state(self.model, self.locals["callback"], self._callbacks),
         }
-        own = {MODEL: _writer(_model_file(self.model)), STATE: _writer(zlib.compress(cloudpickle.dumps(state), 1))}
+        model = io.BytesIO()  # in memory first: on a full disk torch raises other errors than OSError
+        self.model.save(model)
+        own = {MODEL: _writer(model.getvalue()), STATE: _writer(zlib.compress(cloudpickle.dumps(state), 1))}
         needed = {f"{MEMORY}/{name}" for name, _, _ in memory.chunks}
         shared = {name: run.files[name] for name in needed & set(run.files)}
         try:
@@ -174,13 +173,6 @@ class ResumableCheckpoint(BaseCallback):
             print(f"Checkpoint of step {checkpoint.step}: {seconds:.1f} s, {new / 1e6:.1f} MB of new replay memory")
 
 
-def _model_file(model: BaseAlgorithm) -> bytes:
-    # in memory first: on a full disk torch raises other errors than OSError
-    file = io.BytesIO()
-    model.save(file)
-    return file.getvalue()
-
-
 def _writer(content: bytes) -> Write:
     return lambda file: file.write(content)
 
@@ -193,3 +185,48 @@ def release_abandoned(folder: Path) -> None:
             _HOLDERS[folder] = weakref.ref(holder)
         else:
             holder._resources.close()
+
+
+class DeferredSignals:
+    """
+    A context in which the first SIGINT (Ctrl-C) or SIGTERM is only noted in ``received``, and the second one acts as
+    outside. Without effect outside of the main thread, where Python allows no handlers, and when the model does not learn.
+
+    :param model: the model that learns, None before it does
+    """
+
+    def __init__(self, model: BaseAlgorithm | None = None) -> None:
+        self._model = None if model is None else weakref.ref(model)
+        self.received: signal.Signals | None = None
+        self._outside: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "DeferredSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._outside = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._outside.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._outside = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        model = None if self._model is None else self._model()
+        if self.received is not None or model is None or not is_learning(model):
+            self.__exit__()
+            signal.raise_signal(number)
+            return
+        self.received = signal.Signals(number)
+        # not `print`, which may be what was interrupted
+        os.write(2, f"\n{self.received.name}: saving a checkpoint after this rollout; again to stop at once\n".encode())
+
+
+def is_learning(model: BaseAlgorithm) -> bool:
+    """Return whether a thread of this process is inside ``model.learn``."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            if inner.f_code.co_name == "learn" and inner.f_locals.get("self") is model:
+                return True
+            inner = inner.f_back
+    return False

@@ -43,7 +43,6 @@ def save_environment(env: VecEnv, others: Any) -> bytes:
     Environments under ``DummyVecEnv`` are saved attribute by attribute, without asking them how they want to be pickled
     (gymnasium's ``EzPickle`` would make a new one), and ALE's emulators by their own copies.
 
-    :param env: the vector environment
     :param others: objects that share something with the environments
     :return: for :func:`restore_environment`
     :raises TypeError: if the state of a layer cannot be saved
@@ -61,11 +60,8 @@ def save_environment(env: VecEnv, others: Any) -> bytes:
 
 def restore_environment(env: VecEnv, saved: bytes) -> Any:
     """
-    Put the layers of an environment, built as the saved one was, into the saved state.
+    Put the layers of an environment, built as the saved one was, into the saved state; return ``others``.
 
-    :param env: changed in place
-    :param saved: from :func:`save_environment`
-    :return: ``others``
     :raises ValueError: if the environment is another one
     """
     layers = _layers(env)
@@ -104,7 +100,7 @@ def _name(layer: Layer) -> str:
 
 
 def _state(layer: Layer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attributes, and the states of ALE's emulators among them."""
+    """Return the attributes of a layer, and the states of ALE's emulators among them."""
     attributes = {name: value for name, value in vars(layer).items() if name not in _NOT_STATE}
     emulators = [name for name, value in attributes.items() if hasattr(value, "restoreState")]
     return attributes, {name: attributes.pop(name).cloneState(include_rng=True) for name in emulators}

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_mirl.common.files import Checksum, DamagedFile, Write, check_file, sync_folder, write_file
+from sb3_mirl.common.files import Checksum, DamagedFile, Write, check_file, sync, write_file
 
 MANIFEST, MODEL, STATE = "manifest.json", "model.zip", "state.pkl.z"
 MEMORY = "memory"  # folder of the chunks
 
 
 class CheckpointError(DamagedFile):
-    """A checkpoint that is missing or damaged; the message names the file."""
+    """A checkpoint is missing or damaged; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ class CheckpointFolder:
             content = {"step": step, "files": files}
             manifest = json.dumps({"crc32": _crc32(content), "content": content}, indent=1)
             write_file(partial / MANIFEST, lambda file: file.write(manifest.encode()))
-            sync_folder(partial)
-            sync_folder(self.path / MEMORY)
+            sync(partial)
+            sync(self.path / MEMORY)
             self._discard(final)
             os.rename(partial, final)
-            sync_folder(self.path)
+            sync(self.path)
         except OSError:
             self.remove_leftovers()
             raise
         return Checkpoint(final, step, files)
 
-    def go_on_from(self, step: int) -> None:
+    def discard_newer(self, step: int) -> None:
         """
         Remove damaged checkpoints that are newer than the one of ``step``, at which a run goes on.
 

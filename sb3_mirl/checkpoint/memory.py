@@ -71,12 +71,8 @@ def save_memory(model: BaseAlgorithm, saved: SavedMemory) -> tuple[SavedMemory, 
 
 def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: dict[str, Any], truncate: bool) -> None:
     """
-    Fill the replay memory of a model.
+    Fill the empty replay memory of a model from the chunks in ``folder``; ``saved`` and ``rest`` are from :func:`save_memory`.
 
-    :param model: a model with an empty replay memory
-    :param folder: where the chunks are
-    :param saved: what is on disk
-    :param rest: the small rest, from :func:`save_memory`
     :param truncate: whether the environments are going to be reset, for buffers that ``learn`` does not prepare for that
     :raises ValueError: if the model's memory has another class or size
     """

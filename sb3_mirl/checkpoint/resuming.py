@@ -16,7 +16,7 @@ from sb3_mirl.checkpoint.callback import release_abandoned
 from sb3_mirl.checkpoint.environments import check_environment
 from sb3_mirl.checkpoint.folder import MEMORY, MODEL, STATE, CheckpointError, CheckpointFolder
 from sb3_mirl.checkpoint.memory import load_memory
-from sb3_mirl.checkpoint.state import RUNS, Run, go_on, prepare
+from sb3_mirl.checkpoint.state import RUNS, Run, restore_environments, restore_training
 from sb3_mirl.common.files import claimed
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
@@ -80,20 +80,20 @@ def resume(
         env = algorithm._wrap_env(maybe_make_env(env, 0), 0)
         check_environment(env, state["environment_kind"])
         model = algorithm.load(checkpoint.path / MODEL, env, device, force_reset=False, **kwargs)
-        problem = prepare(model, state)
+        problem = restore_environments(model, state)
         saved = state["saved_memory"]
         load_memory(model, root.path / MEMORY, saved, state["memory"], truncate=problem is not None)
     RUNS[model] = Run(root.path.absolute(), saved, checkpoint.files, state, is_ready=False)
 
     def begin(callback: BaseCallback) -> None:
-        go_on(model, callback, state)
+        restore_training(model, callback, state)
         episodes = "go on" if problem is None else f"start anew: {problem}"
         model.logger.info(f"Resumed at step {model.num_timesteps}; the episodes {episodes}")
 
-    return go_on_at_next_learn(model, begin)
+    return continue_at_next_learn(model, begin)
 
 
-def go_on_at_next_learn(model: Algorithm, begin: Callable[[BaseCallback], None] = lambda _: None) -> Algorithm:
+def continue_at_next_learn(model: Algorithm, begin: Callable[[BaseCallback], None] = lambda _: None) -> Algorithm:
     """
     Let the next call of ``learn`` go on: its ``total_timesteps`` then counts from the beginning of the run.
 

@@ -51,7 +51,7 @@ RUNS: WeakKeyDictionary[BaseAlgorithm, Run] = WeakKeyDictionary()
 
 def get_state(model: BaseAlgorithm, callback: BaseCallback, at_start: "CallbackRecord") -> dict[str, Any]:
     """
-    Collect the state of a run between two rollouts, for :func:`prepare` and :func:`go_on`.
+    Collect the state of a run between two rollouts, for :func:`restore_environments` and :func:`restore_training`.
 
     :param model: the model
     :param callback: the callback of its training
@@ -80,10 +80,10 @@ def get_state(model: BaseAlgorithm, callback: BaseCallback, at_start: "CallbackR
     return state
 
 
-def prepare(model: BaseAlgorithm, state: dict[str, Any]) -> str | None:
+def restore_environments(model: BaseAlgorithm, state: dict[str, Any]) -> str | None:
     """
     Restore environments, statistics and the generator of random actions of a loaded model. The rest is left to
-    :func:`go_on`: what comes before it may draw random numbers.
+    :func:`restore_training`: what comes before it may draw random numbers.
 
     :return: None, or why the environments start anew
     """
@@ -103,7 +103,7 @@ def prepare(model: BaseAlgorithm, state: dict[str, Any]) -> str | None:
     return problem
 
 
-def go_on(model: BaseAlgorithm, callback: BaseCallback, state: dict[str, Any]) -> None:
+def restore_training(model: BaseAlgorithm, callback: BaseCallback, state: dict[str, Any]) -> None:
     """
     Restore callbacks and random numbers, when all else is ready for the first step. Twice: before callbacks are told
     that the training starts, and, where a checkpoint callback is among them, at the start of the first rollout: other
@@ -149,7 +149,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def _noise(model: BaseAlgorithm) -> dict[str, th.Tensor]:
-    """The matrices of state-dependent exploration (gSDE), which SB3 draws at the start of a rollout and does not save."""
+    """Return the matrices of state-dependent exploration (gSDE), which SB3 draws with a rollout and does not save."""
     if not model.use_sde:
         return {}
     distribution = _noise_distribution(model)

@@ -51,7 +51,6 @@ class GuardedAlgorithm(BaseAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.class_names = class_names(type(self))  # written into files, read by `load`
         self.resources = ExitStack()  # released when `learn` returns or raises
         self._next_log = 0  # environment step before which no log entry is written
 
@@ -97,7 +96,7 @@ class GuardedAlgorithm(BaseAlgorithm):
 
     def _setup_model(self) -> None:
         self.check_arguments()
-        self.class_names = class_names(type(self))
+        self.class_names = class_names(type(self))  # written into files, read by `load`
         super()._setup_model()  # type: ignore[safe-super]
 
     def learn(
@@ -168,7 +167,7 @@ class GuardedAlgorithm(BaseAlgorithm):
         return result
 
     def _log_hyperparameters(self) -> None:
-        """For TensorBoard's tab HParams: the constructor's arguments, as far as they are numbers and words."""
+        """Record the constructor's arguments that are numbers or words, for the tab HParams of TensorBoard."""
         if not any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
             return
         names = inspect.signature(type(self)).parameters
@@ -188,7 +187,7 @@ class GuardedAlgorithm(BaseAlgorithm):
         return [given]
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-        """As in SB3, but for a training that a callback ends: its last step is not lost."""
+        """Collect as in SB3; where a callback ends the training, its last step is not lost."""
         rollout = super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
         if not getattr(rollout, "continue_training", rollout):
             self.finish_step(callback.locals)

@@ -1,12 +1,24 @@
-"""Callbacks inside callbacks."""
+"""Callbacks inside callbacks, and callbacks of which a checkpoint keeps nothing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 LINKS = ("model", "locals", "globals", "parent")
 """Attributes by which SB3 links a callback to the training that it is in."""
+
+
+class StatelessCallback(BaseCallback):
+    """A callback that begins anew with every training, whether that goes on with another one or not."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with nothing."""
 
 
 def as_callback(callback: MaybeCallback) -> BaseCallback:

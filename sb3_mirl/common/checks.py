@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_mirl.common.callbacks import StatelessCallback
 
-class CheckCallback(BaseCallback):
+
+class CheckCallback(StatelessCallback):
     """
     Stop training at a reward or an observation that would spoil it: NaN, infinite, of another shape, or a category that is
     not in its space. SB3 calls callbacks before a step is stored, so nothing of that step is stored or learned from, and
@@ -31,13 +32,6 @@ class CheckCallback(BaseCallback):
         super().__init__(verbose)
         self._statistics = NormalizationStatistics(None)
         self._warns_of_bounds = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a training that goes on begins its checks anew."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what :meth:`state_dict` has given."""
 
     def _on_training_start(self) -> None:
         self._warns_of_bounds = True

@@ -23,7 +23,7 @@ class FolderInUse(RuntimeError):
 
 
 class DamagedFile(RuntimeError):
-    """A file that is not the one that was written; the message names it."""
+    """A file is not as it was written; the message names it."""
 
 
 class Checksum(NamedTuple):
@@ -36,7 +36,7 @@ class Checksum(NamedTuple):
 def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
     """
     Call ``write`` with a path beside ``path``, and move what it wrote into place when it is complete: a full disk or a kill
-    leaves the old file. Open files, and what is no regular file, are written to directly.
+    leaves the old file. Open files, pipes and devices are written to directly.
 
     :param path: file name, or an open file
     :param suffix: appended to a name that has none, as in SB3
@@ -52,9 +52,9 @@ def write_whole(path: Any, suffix: str, write: Callable[[Any], None]) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         write(part)
-        sync_file(part)
+        sync(part)
         os.replace(part, target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}; what was in {target} before is still there") from error
     finally:
@@ -82,7 +82,7 @@ def check_archive(path: Any, members: Sequence[str], writer: str) -> dict[str, A
             damaged, names = archive.testzip(), archive.namelist()
             data = json.loads(archive.read("data")) if damaged is None and "data" in names else {}
     except Exception as error:  # a damaged archive raises errors of a dozen types
-        raise ValueError(f"{path} is damaged, or no zip file written by {writer} ({error}).") from error
+        raise ValueError(f"{path} is damaged, or not a zip file written by {writer} ({error}).") from error
     finally:
         file.seek(start)
         if file is not path:
@@ -144,14 +144,14 @@ def read_arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarra
     :param names: arrays that it must have, all of one length
     :return: all its arrays
     :raises OSError: if it cannot be opened
-    :raises ValueError: if it is damaged, no npz, or other arrays are in it
+    :raises ValueError: if it is damaged, is not an npz file, or lacks one of them
     """
     with path.open("rb") as file:
         try:
             with np.load(file) as data:
                 arrays = {name: data[name] for name in data.files}
         except Exception as error:  # as in `check_archive`; and pickled objects are refused
-            raise ValueError(f"{path} is damaged, or no npz file of numbers ({error}). Remove it.") from error
+            raise ValueError(f"{path} is damaged, or not an npz file of numbers ({error}). Remove it.") from error
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"{path} has no {missing[0]!r}, only {', '.join(sorted(arrays)) or 'nothing'}. Remove it.")
@@ -183,10 +183,12 @@ def write_file(path: pathlib.Path, write: Write) -> Checksum:
     return checksum(path)
 
 
-def sync_file(path: pathlib.Path) -> None:
-    """Make the content of a file outlive a power cut."""
-    # Windows syncs what is open for writing only
-    descriptor = os.open(path, os.O_RDWR)
+def sync(path: pathlib.Path) -> None:
+    """Make the content of a file, or the names in a folder, outlive a power cut."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
+    # and syncs only what is open for writing
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -207,16 +209,6 @@ def check_file(path: pathlib.Path, expected: Checksum) -> None:
         raise DamagedFile(f"{path} is damaged: it has {found.size} bytes instead of {expected.size}")
     if found != expected:
         raise DamagedFile(f"{path} is damaged: its checksum is {found.crc32:08x} instead of {expected.crc32:08x}")
-
-
-def sync_folder(path: pathlib.Path) -> None:
-    """Make new names in a folder outlive a power cut."""
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere folders cannot be opened
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

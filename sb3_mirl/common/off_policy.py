@@ -158,11 +158,12 @@ def check_memory(model: OffPolicyAlgorithm, memory: Any, source: Any) -> None:
             f"this model has {own['environments']}. "
             f"Make the environment with {found['environments']}, or start with an empty memory."
         )
-    same_samples = {found["class"], own["class"]} <= {ReplayBuffer.__name__, FrameReplayBuffer.__name__}
-    layout = {"class", "frame_stack", "channels"} if same_samples and found["class"] != own["class"] else set()
+    ignored = {"rows"}
+    if {found["class"], own["class"]} == {"ReplayBuffer", "FrameReplayBuffer"}:  # whose samples are the same
+        ignored |= {"class", "frame_stack", "channels"}
     for name in {**own, **found}:
         here, there = own.get(name), found.get(name)
-        if name not in ("rows", *layout) and here != there:
+        if name not in ignored and here != there:
             raise ValueError(
                 f"{source} does not fit this model: its {name} is {there!r}, the model's is {here!r}. Make the model with "
                 "the arguments and the environment of the one that saved it, or start with an empty memory."
@@ -193,7 +194,7 @@ def _choose(model: OffPolicyAlgorithm) -> tuple[type[ReplayBuffer], dict[str, An
 
 
 def _storage_device(model: OffPolicyAlgorithm, frame_stack: int) -> th.device:
-    """The model's device where a full memory leaves a quarter of its free space, else the host."""
+    """Return the model's device if a full memory leaves a quarter of its free space, else the host."""
     if model.device.type != "cuda":
         return th.device("cpu")
     needed = model.buffer_size * int(th.Size(model.observation_space.shape or ()).numel()) / frame_stack

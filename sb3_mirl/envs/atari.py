@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,10 @@ class AtariVecEnv(SharedAttributesVecEnv):
         # per env: how many of the stack's oldest frames show the life before, and are to be zero
         self._stale_frames = np.zeros(n_envs, dtype=np.int64)
         self._start_time = time.time()
-        self._monitor = self._open_monitor(monitor_file)
+        self._monitor: ResultsWriter | None = None
+        if monitor_file is not None:
+            header: dict[str, float | str] = {"t_start": self._start_time, "env_id": self.spec.id if self.spec else self.game}
+            self._monitor = ResultsWriter(monitor_file, header=header)
         # without a seed every env would get the time in seconds as the seed of its sticky actions
         self.seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
 
@@ -245,7 +249,9 @@ class AtariVecEnv(SharedAttributesVecEnv):
                 observations[i, : -self._planes] = 0
                 self._stale_frames[i] = self.frame_stack - 1
         if timed_out.any():
-            self._restart(np.flatnonzero(timed_out), observations, lives)
+            late = np.flatnonzero(timed_out)
+            fresh, info = self._open_vector().reset(late.tolist(), [CONTINUE_RNG] * len(late))
+            observations[late], lives[late] = self._images(fresh[late]), info["lives"][late]
         for i in np.flatnonzero(dones).tolist():
             self.reset_infos[i] = {"lives": int(lives[i])}
         self._lives = lives
@@ -283,7 +289,7 @@ class AtariVecEnv(SharedAttributesVecEnv):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the emulators' state stays in C++: a copy is a new environment, and must not truncate the monitor file
-        return _rebuild, ({**self._arguments, "monitor_file": None},)
+        return partial(AtariVecEnv, **{**self._arguments, "monitor_file": None}), ()
 
     def _images(self, stacks: np.ndarray) -> np.ndarray:
         """Return frames as channels: (..., K, H, W) as they are, (..., K, H, W, 3) as (..., 3 K, H, W)."""
@@ -326,18 +332,3 @@ class AtariVecEnv(SharedAttributesVecEnv):
             self._monitor.write_row(episode)
         self._returns[i] = self._lengths[i] = self._stale_frames[i] = 0
         return episode
-
-    def _restart(self, indices: np.ndarray, observations: np.ndarray, lives: np.ndarray) -> None:
-        fresh, info = self._open_vector().reset(indices.tolist(), [CONTINUE_RNG] * len(indices))
-        observations[indices] = self._images(fresh[indices])
-        lives[indices] = info["lives"][indices]
-
-    def _open_monitor(self, monitor_file: str | None) -> ResultsWriter | None:
-        if monitor_file is None:
-            return None
-        env_id = self.spec.id if self.spec else self.game
-        return ResultsWriter(monitor_file, header={"t_start": self._start_time, "env_id": env_id})
-
-
-def _rebuild(arguments: dict[str, Any]) -> AtariVecEnv:
-    return AtariVecEnv(**arguments)

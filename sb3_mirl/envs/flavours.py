@@ -32,10 +32,7 @@ class FlavourVector:
     Frame for frame what the C++ class does, but for the number of no-ops, which numpy draws. The games are played one after
     the other, without threads.
 
-    :param rom_path: file of the game
     :param num_envs: number of games
-    :param mode: one of ALE's modes of the game, or None for its default
-    :param difficulty: one of ALE's difficulties of the game, or None for its default
     :param options: ``frame_skip``, ``stack_num``, ``img_height``, ``img_width``, ``grayscale``, ``maxpool``, ``noop_max``,
         ``use_fire_reset``, ``repeat_action_probability`` and ``full_action_space`` of ``ALEVectorInterface``
     """

@@ -259,7 +259,10 @@ class FrameReplayBuffer(ReplayBuffer):
         n = mask.sum(dim=1)
         discounted = self._normalized_reward(self.rewards.take(index), env) * self._discounts[:-1] * mask
         last = index.gather(1, (n - 1)[:, None]).view(-1)
-        return last, _sum_of_steps(discounted), self._discounts.index_select(0, n)
+        # on the host by numpy, whose order of summation SB3's results have
+        on_host = discounted.device.type == "cpu"
+        rewards = th.from_numpy(discounted.numpy().sum(axis=1)) if on_host else discounted.sum(dim=1)
+        return last, rewards, self._discounts.index_select(0, n)
 
     def _normalized_obs(self, obs: th.Tensor, env: VecNormalize | None) -> th.Tensor:
         return obs if env is None else th.from_numpy(self._normalize_obs(obs.cpu().numpy(), env)).to(self.storage_device)
@@ -336,10 +339,3 @@ class FrameReplayBuffer(ReplayBuffer):
         self._allocate(writer)
         for name, column in columns.items():
             getattr(self, name)[: self.size()] = th.from_numpy(column)
-
-
-def _sum_of_steps(terms: th.Tensor) -> th.Tensor:
-    """Return sums (B, n) -> (B,): on the host by numpy, whose order of summation SB3's results have."""
-    if terms.device.type == "cpu":
-        return th.from_numpy(terms.numpy().sum(axis=1))
-    return terms.sum(dim=1)

@@ -45,10 +45,7 @@ class FrameLayout:
         """
         Find the layout of an observation space.
 
-        :param space: observation space, a 3-D uint8 ``Box``
-        :param frame_stack: number of frames in one observation
         :param channels_order: stacking axis, "first" or "last"; None: the smallest dimension, as in SB3
-        :return: the layout
         :raises ValueError: if observations of this space cannot be stacks of that many frames
         """
         advice = "use stable_baselines3's ReplayBuffer, or pass the right `frame_stack` and `channels_order`"
@@ -152,10 +149,8 @@ def frame_stack_of(env: VecEnv | None, observation_space: spaces.Space) -> int |
     gymnasium's ``FrameStackObservation`` around every sub-environment, below any of SB3's wrappers that
     pass observations on. Other wrappers may change single frames, so below them the answer is None.
 
-    :param env: the vector environment
-    :param observation_space: the observation space of the agent, after image transposition
-    :return: frames per observation, or None if the observations are not known to be
-        uint8 images stacked along their channel axis
+    :param observation_space: that of the agent, after image transposition
+    :return: None if the observations are not known to be uint8 images stacked along their channel axis
     """
     if env is None or not is_image_space(observation_space):
         return None

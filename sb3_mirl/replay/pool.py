@@ -119,11 +119,8 @@ class FramePool:
 
     def write(self, slots: np.ndarray, frames: np.ndarray, previous: np.ndarray) -> None:
         """
-        Write frames and their links.
-
-        :param slots: (n,) int64, where to write
-        :param frames: (n, words), contiguous
-        :param previous: (n,) int32, the slot of the frame before each
+        Write frames (n, words), contiguous, into slots (n,) int64, and their links: the slot of the frame before each, (n,)
+        int32.
         """
         pack = not self.host_sync_is_free
         index, data, links = upload((slots, frames, previous), self.device, pack)

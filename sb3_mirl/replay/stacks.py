@@ -133,7 +133,7 @@ class StackWriter:
 
 
 def _moved_on(next_stacks: np.ndarray, stacks: np.ndarray, frame_words: int) -> np.ndarray:
-    """Which next stacks have the stack's last K - 1 frames as their first: (N, K * words) -> (N,)."""
+    """Return which next stacks begin with the last K - 1 frames of their stack: (N, K * words) -> (N,)."""
     # in one dimension, twice as fast as row by row; what is compared across rows, in the last frame, is left out
     equal: np.ndarray = np.empty(stacks.shape, dtype=bool)
     np.equal(next_stacks.ravel()[:-frame_words], stacks.ravel()[frame_words:], out=equal.ravel()[:-frame_words])
@@ -150,7 +150,7 @@ def _not_stacked(stacks: np.ndarray, next_stacks: np.ndarray, envs: np.ndarray) 
 
 
 def _advice(stack: np.ndarray, following: np.ndarray) -> str:
-    """What to change for a stack, (K, words), to follow on another."""
+    """Say what to change so that a stack, (K, words), follows on another."""
     if np.array_equal(following, stack):
         return "The two are equal: return a new array from every step, not one that is written over"
     if np.array_equal(following[1:], stack[:-1]):

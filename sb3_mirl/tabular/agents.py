@@ -74,11 +74,7 @@ class TabularAgent:
         self.set_env(env, eval_env)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """
-        Seed all that the agent draws from now on, as SB3's method of this name does.
-
-        :param seed: None takes one from the system
-        """
+        """Seed all that the agent draws from now on, as SB3's method of this name does; None takes a seed from the system."""
         # separate streams, so that learning does not depend on whether it is evaluated
         streams = np.random.SeedSequence(seed).spawn(3)
         self._rng, self._evaluation_rng, self._prediction_rng = (np.random.default_rng(stream) for stream in streams)
@@ -223,7 +219,7 @@ class TabularAgent:
         return int(kernels.behave(weights, self.eval_epsilon, self.rule.exploration, self.tables, self._prediction_rng))
 
     def _weights(self, state: int) -> NDArray[np.float64]:
-        """(A,): pi(.|s), not normalised."""
+        """Return pi(.|s) (A,), not normalised."""
         weights = np.empty(len(self.tables.prior))
         kernels.weigh(self.tables, self.rule, state, self.num_timesteps, weights)
         return weights
@@ -308,11 +304,9 @@ class SoftQLearning(TabularAgent):
         epsilon: float = 0.1, eval_epsilon: float = 0.05, beta_schedule: BetaSchedule = "linear", beta_init: float = 1.0,
         beta_slope: float = 1e-3, seed: int | None = None, eval_env: Env | str | None = None,
     ) -> None:  # fmt: skip
-        codes = {"uniform": UNIFORM, "marginal": MARGINAL}
-        if exploration not in codes:
-            raise ValueError(f"exploration must be 'uniform' or 'marginal', got {exploration!r}")
+        check_choice("exploration", exploration, ("uniform", "marginal"))
         beta, slope = _schedule(beta_schedule, beta_init, beta_slope)
-        rule = Rule(gamma, omega, epsilon, codes[exploration], beta, slope, 0.0, 0.0)
+        rule = Rule(gamma, omega, epsilon, UNIFORM if exploration == "uniform" else MARGINAL, beta, slope, 0.0, 0.0)
         super().__init__(env, rule, eval_epsilon, seed, eval_env)
 
 
@@ -338,9 +332,8 @@ class TabularMIRL(TabularAgent):
 
 
 def _schedule(name: str, beta_init: float, beta_slope: float) -> tuple[float, float]:
-    """(beta, slope) of ``kernels.Rule``."""
-    if name not in ("linear", "constant"):
-        raise ValueError(f"beta_schedule must be 'linear' or 'constant', got {name!r}")
+    """Return (beta, slope) of ``kernels.Rule``."""
+    check_choice("beta_schedule", name, ("linear", "constant"))
     argument, value = ("beta_slope", beta_slope) if name == "linear" else ("beta_init", beta_init)
     check_range(argument, value, 0, math.inf, low_open=True, high_open=True)
     return (0.0, float(value)) if name == "linear" else (float(value), 0.0)

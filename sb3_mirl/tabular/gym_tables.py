@@ -50,7 +50,8 @@ def table_fault(env: gym.Env[Any, Any]) -> str | None:
         return "it has no transition table, env.unwrapped.P[state][action]"
     while env is not base:
         name, replaced = type(env).__name__, {"step", "reset"} & vars(env).keys()
-        if (_type_name(env) not in _PLAIN_WRAPPERS or replaced) and not (_vouched(env, "step") and _vouched(env, "reset")):
+        plain = _type_name(env) in _PLAIN_WRAPPERS and not replaced
+        if not plain and not all(_says_exact(env, method) for method in ("step", "reset")):
             return (
                 f"the wrapper {name} may change what a step does, which P does not know. Give env.unwrapped for the table of "
                 f"the environment within; or set {name}.table_is_exact = True if the wrapper changes nothing"
@@ -60,13 +61,13 @@ def table_fault(env: gym.Env[Any, Any]) -> str | None:
     if not getattr(base, "table_is_exact", True):
         return f"{name}.table_is_exact is False"
     for method in ("step", "reset"):
-        if not (_vouched(base, method) or _of_gymnasium(base, method)):
+        if not (_says_exact(base, method) or _of_gymnasium(base, method)):
             return (
                 f"{name} has a {method}() of its own, which need not do what P says. Set {name}.table_is_exact = True if it "
                 "does, or build a TabularMDP from arrays"
             )
     for option, effect in _NOT_IN_TABLE.items():
-        if getattr(base, option, False) and not _vouched(base, "step"):
+        if getattr(base, option, False) and not _says_exact(base, "step"):
             return (
                 f"{option}=True {effect}, which P does not know. Make it without, or set env.unwrapped.table_is_exact = True "
                 "to take P all the same"
@@ -78,8 +79,8 @@ def _type_name(env: gym.Env[Any, Any]) -> str:
     return f"{type(env).__module__}.{type(env).__qualname__}"
 
 
-def _vouched(env: gym.Env[Any, Any], method: str) -> bool:
-    """Whether whoever defines ``method``, or a subclass, says ``table_is_exact``."""
+def _says_exact(env: gym.Env[Any, Any], method: str) -> bool:
+    """Return whether whoever defines ``method``, or a subclass, says ``table_is_exact``."""
     for attributes in (vars(env), *map(vars, type(env).__mro__)):
         if "table_is_exact" in attributes:
             return bool(attributes["table_is_exact"])
@@ -89,7 +90,7 @@ def _vouched(env: gym.Env[Any, Any], method: str) -> bool:
 
 
 def _of_gymnasium(env: gym.Env[Any, Any], method: str) -> bool:
-    """Whether ``method`` is that of a toy_text environment, or of ``gym.Env``, where it does nothing."""
+    """Return whether ``method`` is that of a toy_text environment, or of ``gym.Env``, where it does nothing."""
     owner = next(cls for cls in type(env).__mro__ if method in vars(cls))
     return method not in vars(env) and (owner is gym.Env or owner.__module__.startswith("gymnasium.envs.toy_text."))
 
@@ -157,7 +158,7 @@ def read_outcomes(env: gym.Env[Any, Any]) -> Outcomes:
 
 
 def _items(container: Any, name: str, item: str) -> list[Any]:
-    """The entries 0, 1, ... of a dictionary or list."""
+    """Return the entries 0, 1, ... of a dictionary or list."""
     if not isinstance(container, Sized) or len(container) == 0:
         raise ValueError(f"{name} must be a dictionary or list with at least one entry, got {container!r}")
     items = []
@@ -170,7 +171,7 @@ def _items(container: Any, name: str, item: str) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    """NaN for what is not a number."""
+    """Return the value as a float, NaN for what is not a number."""
     try:
         return float(value) if is_number(value) else math.nan
     except OverflowError:

@@ -31,10 +31,18 @@ def sizes(env: gym.Env[Any, Any]) -> tuple[int, int, int, int]:
 
 
 class TableLoop:
-    """The compiled loop on a ``P`` table: nothing is stepped, and evaluations run on the same table."""
+    """Run the compiled loop on the ``P`` table of ``env``: nothing is stepped, and evaluations run on the same table.
 
-    def __init__(self, dynamics: Dynamics) -> None:
-        self.dynamics = dynamics
+    :raises ValueError: naming what is wrong in the table
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        probability, next_state, reward, terminated = read_outcomes(env)
+        cumulative = probability.cumsum(axis=2)
+        cumulative /= cumulative[..., -1:]
+        initial = env.unwrapped.initial_state_distrib  # type: ignore[attr-defined]
+        start = checked_distribution("initial_state_distrib", initial, len(probability)).cumsum()
+        self.dynamics = Dynamics(next_state, reward, terminated, cumulative, start / start[-1], time_limit(env))
 
     def start(self, rng: np.random.Generator) -> int:
         """Return the first state of a run."""
@@ -46,7 +54,7 @@ class TableLoop:
 
 
 class SteppedEnv:
-    """An environment as the loop sees it: states and actions count from 0, and what does not fit the table is refused."""
+    """Show the loop an environment whose states and actions count from 0; refuse what does not fit the table."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env, (self.n_states, _, self.first_state, self.first_action) = env, sizes(env)
@@ -74,7 +82,7 @@ class SteppedEnv:
 
 
 def _interpreted(loop: Any, **names: Any) -> Any:
-    """The source of a compiled loop, run by Python, with functions of an environment in place of those of a table."""
+    """Return a compiled loop as Python runs its source, with functions of an environment in place of those of a table."""
     names |= {
         "start_state": lambda env, rng: env.reset(),
         "outcome": lambda env, state, action, rng: env.step(action),
@@ -87,7 +95,7 @@ run_in_env = _interpreted(kernels.run, evaluate=_interpreted(kernels.evaluate))
 
 
 class EnvLoop:
-    """The same loop in any environment with discrete observations and actions.
+    """Run the same loop in any environment with discrete observations and actions.
 
     :param env: where to learn
     :param eval_env: where to evaluate; by default another one is made like ``env``, when it is needed
@@ -149,15 +157,4 @@ def make_loop(env: gym.Env[Any, Any], eval_env: gym.Env[Any, Any] | str | None) 
     """
     if eval_env is not None or table_fault(env) is not None or not hasattr(env.unwrapped, "initial_state_distrib"):
         return EnvLoop(env, None if eval_env is None else as_env(eval_env))
-    return TableLoop(read_dynamics(env))
-
-
-def read_dynamics(env: gym.Env[Any, Any]) -> Dynamics:
-    """Return the transition table of ``env``, its start distribution and its time limit as arrays.
-
-    :raises ValueError: naming what is wrong in the table
-    """
-    probability, next_state, reward, terminated = read_outcomes(env)
-    cumulative = probability.cumsum(axis=2)
-    start = checked_distribution("initial_state_distrib", env.unwrapped.initial_state_distrib, len(probability)).cumsum()  # type: ignore[attr-defined]
-    return Dynamics(next_state, reward, terminated, cumulative / cumulative[..., -1:], start / start[-1], time_limit(env))
+    return TableLoop(env)

@@ -88,7 +88,7 @@ class TabularMDP:
         return cls(transition, (probability * reward).sum(axis=2), initial, discount)
 
     def _checked_termination(self) -> Array:
-        """(S, A): the probability that the episode ends, after checking the transitions."""
+        """Check the transitions; return the probability that the episode ends (S, A)."""
         matrix: Any = self.matrix
         values = matrix.ravel() if isinstance(matrix, np.ndarray) else matrix.data
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
@@ -120,7 +120,7 @@ def checked_distribution(name: str, values: ArrayLike, n: int) -> Array:
 
 
 def _as_matrix(transition: Any, n_states: int, n_actions: int) -> Matrix:
-    """(S * A, S) float64, dense or CSR, whichever is smaller."""
+    """Return the transitions as (S * A, S) float64, dense or CSR, whichever is smaller."""
     from scipy.sparse import csr_array, issparse
 
     shape = (n_states * n_actions, n_states)

@@ -42,7 +42,7 @@ class Records:
             setattr(self, name, np.concatenate([array for array in arrays if len(array)] or arrays[:1]))
 
     def check_episodes(self, n_eval_episodes: int) -> None:
-        """:raises ValueError: if the snapshots so far have another number of episodes"""
+        """Refuse another number of episodes than that of the snapshots so far."""
         snapshots, episodes = self.evaluation_returns.shape
         if snapshots and episodes != n_eval_episodes:
             raise ValueError(f"n_eval_episodes={n_eval_episodes} must stay {episodes} when a run goes on")

@@ -34,13 +34,15 @@ def atari_vec_env(env: VecEnv) -> VecEnv:
         env.close()
         raise ValueError(f"atari_vec_env {problem}: choose another configuration.")
     if isinstance(env, DummyVecEnv) and env.render_mode is not None:
-        return _watched(env, spec)
+        return _to_render(env, spec)
     options = {key: spec.kwargs[key] for key in PASSED_ON if key in spec.kwargs}
     if frames := spec.kwargs.get("max_num_frames_per_episode"):
         options["max_episode_steps"] = max(frames // FRAMES, 1)
-    n_envs, seed, monitor_file = env.num_envs, env._seeds[0], _monitor_file(env)
+    # the file in which the first environment's Monitor has begun a record
+    writer = env.envs[0].get_wrapper_attr("results_writer") if isinstance(env, DummyVecEnv) else None
+    monitor_file = None if writer is None else str(writer.file_handler.name)
     env.close()
-    return AtariVecEnv(spec.id, n_envs, seed, monitor_file=monitor_file, **options)
+    return AtariVecEnv(spec.id, env.num_envs, env._seeds[0], monitor_file=monitor_file, **options)
 
 
 def _problem(spec: EnvSpec) -> str | None:
@@ -55,14 +57,8 @@ def _problem(spec: EnvSpec) -> str | None:
     return None
 
 
-def _watched(env: DummyVecEnv, spec: EnvSpec) -> VecEnv:
+def _to_render(env: DummyVecEnv, spec: EnvSpec) -> VecEnv:
     frame_skip = FRAMES // spec.kwargs.get("frameskip", FRAMES)
     wrapped = DummyVecEnv([partial(AtariWrapper, game, frame_skip=frame_skip) for game in env.envs])
     wrapped.seed(env._seeds[0])
     return VecFrameStack(wrapped, FRAMES)
-
-
-def _monitor_file(env: VecEnv) -> str | None:
-    """Return the file in which the first environment's Monitor has begun a record."""
-    writer = env.envs[0].get_wrapper_attr("results_writer") if isinstance(env, DummyVecEnv) else None
-    return None if writer is None else str(writer.file_handler.name)

@@ -30,7 +30,7 @@ def prepared(command: str, arguments: list[str]) -> list[str]:
     if command == "train":
         if "--track" in arguments and find_spec("wandb") is None:
             raise SystemExit(f"sb3_mirl train: --track needs Weights & Biases, wandb. {how_to_install('wandb')}")
-        return _name_agent(arguments)
+        return _newest_agent(arguments)
     if command == "enjoy" and "--no-render" not in arguments and not _has_display():
         print(
             "There is no display here: playing with --no-render. `sb3_mirl record_video` takes the same options and makes "
@@ -59,7 +59,7 @@ def is_advice(error: Exception, arguments: list[str]) -> bool:
     return bool(here and str(error)) and isinstance(error, (ValueError, AssertionError))
 
 
-def _name_agent(arguments: list[str]) -> list[str]:
+def _newest_agent(arguments: list[str]) -> list[str]:
     """
     Replace ``-i <folder of a run>`` by an agent in it, which the zoo asks for.
 

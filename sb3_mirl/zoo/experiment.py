@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.checkpoint import CheckpointError, ResumableCheckpoint, go_on_at_next_learn, resume
+from sb3_mirl.checkpoint import CheckpointError, ResumableCheckpoint, continue_at_next_learn, resume
 from sb3_mirl.checkpoint.folder import CheckpointFolder
 from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.files import check_archive
@@ -57,7 +57,7 @@ def check_config(config: str) -> None:
     try:
         tasks = yaml.safe_load(content)
     except Exception as error:  # PyYAML lets errors of its converters through, IndexError among them
-        raise ValueError(f"{config} is no YAML: {error}") from error
+        raise ValueError(f"{config} is not YAML: {error}") from error
     if not isinstance(tasks, dict):
         raise ValueError(f"{config} must map environment ids to hyperparameters, got {type(tasks).__name__}.")
     for task, hyperparameters in tasks.items():
@@ -72,15 +72,6 @@ def checkpoints_of(agent: Path) -> Path | None:
     """
     folder = agent.parent.parent if agent.parent.name.startswith("checkpoint_") else agent.parent / CHECKPOINTS
     return folder if CheckpointFolder(folder).paths() else None
-
-
-def steps_of(agent: Path) -> int:
-    """
-    Return how many environment steps an agent was trained for; nothing is unpickled.
-
-    :raises ValueError: if the file is damaged
-    """
-    return int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
 
 
 class Experiment(exp_manager.ExperimentManager):
@@ -181,13 +172,13 @@ class Experiment(exp_manager.ExperimentManager):
         if self.resumes:
             assert folder is not None
             return self._resume_to_the_end(folder, hyperparams, env)
-        steps = steps_of(agent)
+        steps = int(check_archive(agent, [], "an algorithm's save")["num_timesteps"])
         run = None if folder is None else self._usable_checkpoint(folder, hyperparams, env)
         if run is not None and run.num_timesteps == steps and agent.stem != "best_model":
             model = run
         else:
             model = super()._load_pretrained_agent(hyperparams, env)
-            _go_on(model, run)
+            _continue_without_state(model, run)
         if isinstance(model, GuardedAlgorithm) or model is run:
             self.n_timesteps += model.num_timesteps
         print(f"Going on with {agent}: {steps} steps are done, {self.n_timesteps} it will be in all")
@@ -209,7 +200,7 @@ class Experiment(exp_manager.ExperimentManager):
         try:
             return self._newest(folder, hyperparams, env)
         except (CheckpointError, ValueError) as error:
-            print(f"The checkpoints beside the agent are of no use here: {error}")
+            print(f"The checkpoints beside the agent cannot be used here: {error}")
             return None
 
     def _newest(self, folder: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
@@ -237,7 +228,7 @@ class _Hyperparameters(dict[str, Any]):
             self["policy_kwargs"] = {**kept, **sampled["policy_kwargs"]}
 
 
-def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
+def _continue_without_state(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
     """
     Let ``learn`` go on with an agent whose state in the middle of the training was not saved; ``run`` is its run at another
     step, with the replay memory.
@@ -247,7 +238,7 @@ def _go_on(model: BaseAlgorithm, run: BaseAlgorithm | None) -> None:
         model.replay_buffer = run.replay_buffer
     if not isinstance(model, GuardedAlgorithm):
         return  # the zoo's algorithms go on in the zoo's way: with step 0
-    go_on_at_next_learn(model)
+    continue_at_next_learn(model)
     memory = getattr(model, "replay_buffer", None)
     if isinstance(model, OffPolicyAlgorithm) and (memory is None or memory.size() == 0):
         print(

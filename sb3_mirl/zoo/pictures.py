@@ -12,6 +12,7 @@ from sb3_mirl.common.extras import extra
 with extra("plots"):
     import matplotlib
     from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
 
 def draw(command: str) -> None:
@@ -36,17 +37,19 @@ def draw(command: str) -> None:
     except (ValueError, KeyError) as error:
         _explain(command, error)
         raise
-    _tell_of_empty(command)
+    figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+    if not any(axes.has_data() for figure in figures for axes in figure.axes):
+        why = "no run has as many episodes as the window, -w" if command == "plot_train" else "there are no evaluations"
+        print(f"sb3_mirl {command}: the picture is empty, because {why}.", file=sys.stderr)
+    windows = matplotlib.backends.backend_registry.list_builtin(matplotlib.backends.BackendFilter.INTERACTIVE)
     if known.save is not None:
-        _save(known.save)
-    elif pyplot.get_fignums() and matplotlib.get_backend().lower() not in map(str.lower, _interactive_backends()):
+        _save(figures, known.save)
+    elif figures and matplotlib.get_backend().lower() not in map(str.lower, windows):
         print("There is no display here, and nothing was shown: --save FILE writes the pictures.", file=sys.stderr)
 
 
 def _explain(command: str, error: Exception) -> None:
-    """
-    :raises SystemExit: where the zoo's error says nothing to its user
-    """
+    """Raise SystemExit with advice where the zoo's error says nothing to its user."""
     if command == "all_plots" and isinstance(error, np.exceptions.AxisError):
         raise SystemExit(
             "sb3_mirl all_plots: a single run needs at least two episodes in each evaluation: train with --eval-episodes."
@@ -65,21 +68,9 @@ def _explain(command: str, error: Exception) -> None:
         ) from error
 
 
-def _save(path: Path) -> None:
+def _save(figures: list[Figure], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for index, number in enumerate(pyplot.get_fignums(), 1):
+    for index, figure in enumerate(figures, 1):
         name = path if index == 1 else path.with_stem(f"{path.stem}-{index}")
-        pyplot.figure(number).savefig(name, bbox_inches="tight")
+        figure.savefig(name, bbox_inches="tight")
         print(f"Saved {name if name.suffix else f'{name}.png'}")
-
-
-def _tell_of_empty(command: str) -> None:
-    figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
-    if any(axes.has_data() for figure in figures for axes in figure.axes):
-        return
-    why = "no run has as many episodes as the window, -w" if command == "plot_train" else "there are no evaluations"
-    print(f"sb3_mirl {command}: the picture is empty, because {why}.", file=sys.stderr)
-
-
-def _interactive_backends() -> list[str]:
-    return matplotlib.backends.backend_registry.list_builtin(matplotlib.backends.BackendFilter.INTERACTIVE)
