@@ -76,7 +76,10 @@ def main() -> None:
     for number, (title, (_, part, folder)) in enumerate(parts.items(), 1):
         print(f"\n=== {number}. {title}", flush=True)
         start = time.perf_counter()
-        part(size, args.seed, folder)
+        try:
+            part(size, args.seed, folder)
+        except KeyboardInterrupt:
+            sys.exit("Interrupted: the same command goes on with this part.")
         print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     print("\nWhat to open:")
     for path, what in (

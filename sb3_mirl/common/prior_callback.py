@@ -236,8 +236,8 @@ def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str])
     :param action_names: (A,)
     :return: a figure of matplotlib, which must be installed
     """
-    # small, because TensorBoard shows it at a third of a screen's width
-    figure: Any = import_module("matplotlib.figure").Figure(figsize=(5, 3.9), layout="constrained")
+    # small and wide, for TensorBoard shows it 320 x 200 pixels large
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=(5, 3.1), layout="constrained")
     colours = import_module("matplotlib").colormaps["tab20"].colors
     ax = figure.subplots()
     bands = ax.stackplot(history["timesteps"], history["prior"].T, colors=colours, edgecolor="white", linewidth=0.3)
@@ -246,7 +246,7 @@ def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str])
     ax.xaxis.set_major_formatter(import_module("matplotlib.ticker").EngFormatter(sep=""))
     # in the order of the bands, the uppermost first
     names, size = list(action_names)[::-1], 9 if len(bands) > 12 else 11
-    figure.legend(bands[::-1], names, loc="outside right center", frameon=False, fontsize=size, labelspacing=0.25)
+    figure.legend(bands[::-1], names, loc="outside right center", frameon=False, fontsize=size, labelspacing=0.1)
     return figure
 
 
