@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= results/demo
 READY := $(VENV)/.ready
+PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
 # two workers with one thread each beat one with two on two cores
 export OMP_NUM_THREADS ?= 1
@@ -11,17 +12,23 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test quick learning lint docs conformance compat wheel clean
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (a few minutes, once)"
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sb3_mirl needs Python >= 3.10, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sb3_mirl needs Python >= 3.10, this is " + sys.version)'
+	@echo "Setting up $(VENV), once; about three minutes, most of them for downloads"
+	@echo "  1/5 virtual environment, $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  2/5 PyTorch"
+	@$(PIP) torch
+	@echo "  3/5 sb3_mirl and Stable-Baselines3"
+	@$(PIP) -e .
+	@echo "  4/5 Atari, the RL Zoo, plots"
+	@$(PIP) -e '.[all]'
+	@echo "  5/5 tools of the tests and the documentation"
+	@$(PIP) -e '.[all,dev,docs]'
+	@touch $(READY)
 
-# The main job: the gridworlds of Figure 1, then MIRL on Breakout with progress bar and TensorBoard
+# The main job, five minutes: Figure 1, an agent that learns beside DQN, a minute of Atari (examples/demo.py)
 demo: $(READY)
-	$(BIN)/python examples/reproduce_gridworlds.py --out $(OUT)/gridworlds
-	OMP_NUM_THREADS=2 $(BIN)/python examples/quickstart.py --out $(OUT)/breakout
+	@$(BIN)/python examples/demo.py --out $(OUT)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not learning" --durations=12

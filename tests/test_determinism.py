@@ -19,7 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_mirl import MIRL, SoftDQN
 from sb3_mirl.soft_dqn import update
-from sb3_mirl.tabular import SoftQLearning, TabularMIRL, learn_side_by_side
+from sb3_mirl.tabular import SoftQLearning, TabularMIRL, train_in_parallel
 from tests.conftest import SMALL, ScriptedEnv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +127,7 @@ def test_minibatches_drawn_at_once_are_those_drawn_one_by_one(make: Any) -> None
 def test_tabular_agents_do_not_depend_on_the_number_of_threads(cls: Any) -> None:
     tables = []
     for n_jobs in (1, 2):
-        agents = learn_side_by_side([cls("MirlCorridor-v0", seed=seed) for seed in range(3)], 5000, n_jobs=n_jobs)
+        agents = train_in_parallel([cls("MirlCorridor-v0", seed=seed) for seed in range(3)], 5000, n_jobs=n_jobs)
         tables.append(np.stack([agent.q for agent in agents]))
     np.testing.assert_array_equal(*tables)
     assert not np.array_equal(tables[0][0], tables[0][1])

@@ -26,9 +26,9 @@ PRIOR_TAGS = {
     "train/prior/NOOP",
     "train/prior/FIRE",
     "train/prior/RIGHT",
-    "prior/entropy",
-    "prior/mutual_information",
-    "prior/kkt_gap",
+    "rollout/prior_entropy",
+    "rollout/mutual_information",
+    "rollout/kkt_gap",
 }
 
 
@@ -53,11 +53,10 @@ def test_prior_curves_say_what_the_model_holds(small: dict[str, Any], tmp_path: 
     last = [events.Scalars(f"train/prior/{name}")[-1].value for name in ("NOOP", "FIRE", "RIGHT")]
     np.testing.assert_allclose(last, model.prior, rtol=1e-5)
     entropy = -sum(p * math.log(p) for p in model.prior)
-    assert events.Scalars("prior/entropy")[-1].value == pytest.approx(entropy, rel=1e-5)
-    assert 0 <= events.Scalars("prior/mutual_information")[-1].value <= math.log(3)
-    assert "custom_scalars__config__" in events.Tags()["tensors"]
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert all(f"train/prior/{name}".encode() in layout for name in ("NOOP", "FIRE", "RIGHT"))
+    assert events.Scalars("rollout/prior_entropy")[-1].value == pytest.approx(entropy, rel=1e-5)
+    assert 0 <= events.Scalars("rollout/mutual_information")[-1].value <= math.log(3)
+    groups = {tag.split("/")[0] for tag in events.Tags()["scalars"]}
+    assert sorted(groups)[0] == "rollout", "the tab that opens begins with the returns"
 
 
 def test_the_priors_course_is_drawn_now_and_then(small: dict[str, Any], tmp_path: Any, monkeypatch: Any) -> None:
@@ -65,8 +64,8 @@ def test_the_priors_course_is_drawn_now_and_then(small: dict[str, Any], tmp_path
     monkeypatch.setattr(prior_callback, "FIGURES", 3)
     MIRL("MlpPolicy", ScriptedEnv(n_actions=18), prior_lr=0.05, tensorboard_log=str(tmp_path), **small).learn(600)
     events = read(tmp_path / "MIRL_1")
-    images = events.Images("prior/course")
-    assert len(images) == 3 and images[0].step < 200 and images[-1].width > 600
+    images = events.Images("rollout/prior")
+    assert len(images) == 3 and images[0].step < 200 and images[-1].width == 500
     history = {"timesteps": np.arange(3), "prior": np.array([[0.5, 0.5], [0.6, 0.4], [0.75, 0.25]])}
     (ax,) = prior_callback.prior_course(history, ["LEFT", "RIGHT"]).axes
     lower, upper = ax.collections

@@ -87,8 +87,8 @@ from stable_baselines3.common.vec_env import VecEnv
 import sb3_mirl
 from sb3_mirl import MIRL, VIREL, SoftA2C, SoftDQN, SoftPQN, resume
 
-MIRL("MlpPolicy", "CartPole-v1", learning_rte=1e-3)
 SoftDQN("MlpPolicy", "CartPole-v1", learning_rte=1e-3)
+MIRL("MlpPolicy", "CartPole-v1", learning_rte=1e-3)
 VIREL("MlpPolicy", "Pendulum-v1", learning_rte=1e-3)
 SoftA2C("MlpPolicy", "CartPole-v1", learning_rte=1e-3)
 SoftPQN("MlpPolicy", "CartPole-v1", learning_rte=1e-3)

@@ -410,7 +410,9 @@ class TestInTraining:
         header, row = (tmp_path / "progress.csv").read_text().splitlines()[:2]
         logged = dict(zip(header.split(","), row.split(","), strict=True))
         a2c = {"train/entropy_loss", "train/policy_loss", "train/value_loss", "train/explained_variance"}
-        assert {*a2c, "train/n_updates", "train/learning_rate", "train/prior/NOOP", "prior/kkt_gap", "time/fps"} <= set(logged)
+        assert {*a2c, "train/n_updates", "train/learning_rate", "train/prior/NOOP", "rollout/kkt_gap", "time/fps"} <= set(
+            logged
+        )
         assert float(logged["train/beta"]) == 5
         assert float(logged["rollout/information_cost"]) == pytest.approx(costs[1], rel=1e-5)
         assert float(logged["train/kl"]) == pytest.approx(costs[1] / 0.2, rel=1e-5)

@@ -144,12 +144,8 @@ class PriorCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._log_names, self._next_figure = self.action_names, self.num_timesteps
-        self._draws = False
-        tags = [f"train/prior/{name}" for name in self._log_names]
-        for output in self.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat) and output.writer is not None:
-                self._draws = find_spec("matplotlib") is not None
-                output.writer.add_custom_scalars({"Prior": {"prior": ["Multiline", tags]}})
+        tensorboard = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
+        self._draws = tensorboard and find_spec("matplotlib") is not None
 
     def _on_step(self) -> bool:
         log_probs = self._learner.rollout_log_probs
@@ -200,20 +196,21 @@ class PriorCallback(BaseCallback):
 
     def log(self) -> None:
         """
-        Record ``prior/entropy``, ``prior/mutual_information`` (nats), ``prior/kkt_gap`` and ``train/prior/<action>``; for
-        TensorBoard also the picture ``prior/course``, at most :data:`FIGURES` times in a training.
+        Record ``rollout/prior_entropy``, ``rollout/mutual_information`` (nats), ``rollout/kkt_gap`` and
+        ``train/prior/<action>``; for TensorBoard also the picture ``rollout/prior``, at most :data:`FIGURES` times in a
+        training.
         """
         prior = self._learner.prior
         for name, probability in zip(self._log_names, prior, strict=True):
             self.logger.record(f"train/prior/{name}", float(probability), exclude="stdout")
-        self.logger.record("prior/entropy", th.special.entr(th.from_numpy(prior)).sum().item())
+        self.logger.record("rollout/prior_entropy", th.special.entr(th.from_numpy(prior)).sum().item())
         if self._recent is not None:
-            self.logger.record("prior/mutual_information", self.mutual_information())
-            self.logger.record("prior/kkt_gap", self.kkt_gap())
+            self.logger.record("rollout/mutual_information", self.mutual_information())
+            self.logger.record("rollout/kkt_gap", self.kkt_gap())
         if self._draws and len(self._points) > 1 and self.num_timesteps >= self._next_figure:
             self._next_figure = self.num_timesteps + self.model._total_timesteps // FIGURES
             figure = Figure(prior_course(self.history, self._log_names), close=True)
-            self.logger.record("prior/course", figure, exclude=("stdout", "log", "json", "csv"))
+            self.logger.record("rollout/prior", figure, exclude=("stdout", "log", "json", "csv"))
 
 
 def action_names(env: VecEnv | None, n_actions: int) -> list[str]:
@@ -239,13 +236,17 @@ def prior_course(history: Mapping[str, np.ndarray], action_names: Sequence[str])
     :param action_names: (A,)
     :return: a figure of matplotlib, which must be installed
     """
-    figure: Any = import_module("matplotlib.figure").Figure(figsize=(9, 5), layout="constrained")
+    # small and wide, for TensorBoard shows it 320 x 200 pixels large
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=(5, 3.1), layout="constrained")
     colours = import_module("matplotlib").colormaps["tab20"].colors
     ax = figure.subplots()
     bands = ax.stackplot(history["timesteps"], history["prior"].T, colors=colours, edgecolor="white", linewidth=0.3)
     ax.set(xlabel="environment steps", ylabel="prior ρ(a)", ylim=(0, 1), xlim=history["timesteps"][[0, -1]])
+    ax.xaxis.set_major_locator(import_module("matplotlib.ticker").MaxNLocator(4))
+    ax.xaxis.set_major_formatter(import_module("matplotlib.ticker").EngFormatter(sep=""))
     # in the order of the bands, the uppermost first
-    figure.legend(bands[::-1], list(action_names)[::-1], loc="outside right center", frameon=False)
+    names, size = list(action_names)[::-1], 9 if len(bands) > 12 else 11
+    figure.legend(bands[::-1], names, loc="outside right center", frameon=False, fontsize=size, labelspacing=0.1)
     return figure
 
 
