@@ -9,8 +9,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-import sb3_mirl
 from sphinx.application import Sphinx
+
+import sb3_mirl
 
 project = "sb3_mirl"
 author = "The sb3_mirl authors"
