@@ -5,9 +5,9 @@ Every number of the results pages that the raw scores in examples/figures give: 
     python examples/report_results.py minatar many_actions    # some
     python examples/report_results.py plan --scores results/minatar_1e6/snapshots.csv
 
-Intervals are 95 % bootstraps of the seeds, stratified by game and agent, which stay within the range of the scores. Where agents are
-tested against each other, by Welch's test, Holm's correction is for all tests of the section, and their number is said. "SoftDQN, β=∞"
-is this package's DQN. The section "plan" decides what docs/results/minatar_plan.md has laid down before the runs.
+Intervals are 95 % bootstraps of the seeds, stratified by game and agent, within the range of the scores. Where agents
+are tested against each other, by Welch's test, Holm's correction is for all tests of the section, and their number is said.
+"SoftDQN, β=∞" is this package's DQN. The section "plan" decides what docs/results/minatar_plan.md laid down before the runs.
 """
 
 import argparse
