@@ -8,10 +8,10 @@ Does a learned prior help where there are many actions, of which few matter? Ret
 The action set is padded to 18, 64 and 256 actions in two ways: by actions that do nothing ("idle"), and by copies of the
 environment's own ("copies"). Uniform exploration then wastes most of its actions, or spreads what it learns over the copies.
 
-Q-learning, SQL, SQL_m and MIRL with the defaults of `reproduce_gridworlds.py`; on MinAtar SoftDQN at beta = inf, SQL and MIRL with
-those of `reproduce_minatar.py`. The score is the mean return over the first half of training's snapshots and over the last tenth of
-training's steps, by the paper's evaluation (epsilon 0.05, random actions as in training). Finished runs are kept: the same command
-goes on.
+Q-learning, SQL, SQL_m and MIRL with the defaults of `reproduce_gridworlds.py`; on MinAtar SoftDQN at beta = inf, SQL and MIRL
+with those of `reproduce_minatar.py`. The score is the mean return over the snapshots of the first half of training, and over
+those of its last tenth, by the paper's evaluation (epsilon 0.05, random actions as in training). Finished runs are kept: the
+same command goes on.
 
 Writes to --out: many_actions.csv (one line per run), many_actions.md (means with 95 % bootstrap intervals, and the differences
 between MIRL and each other agent, paired by seed) and many_actions.png, with every seed. Needs sb3-mirl[plots].

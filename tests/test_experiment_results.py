@@ -64,6 +64,88 @@ def test_the_interval_of_a_mean_is_that_of_all_resamples() -> None:
     assert both.low[0] == -both.high[1]
 
 
+RLIABLE = {
+    # rliable 1.2.0, 2000 resamples, of examples/figures/minatar.csv as `of_the_readme` reads it: point, low, high
+    "iqm": {"sql": (0.8272, 0.7808, 0.8796), "mirl": (0.8438, 0.7713, 0.9045)},
+    "median": {"sql": (0.8278, 0.7744, 0.9058), "mirl": (0.8031, 0.7222, 0.8974)},
+    "profile": {"sql": (0.16, 0.04, 0.28), "mirl": (0.28, 0.16, 0.4)},
+    "improvement": {"mirl,sql": (0.488, 0.328, 0.6402), "mirl,dqn": (0.6, 0.448, 0.744)},
+}
+
+
+def of_the_readme() -> dict[str, np.ndarray]:
+    """The evaluations of MinAtar with random actions, over the best agents' scores: (seeds, games, T)."""
+    best = {"asterix": 5, "breakout": 7, "freeway": 40, "seaquest": 2, "space_invaders": 36}
+    snapshots = pd.read_csv(FIGURES / "minatar.csv")
+    return results.score_arrays(snapshots, ["dqn", "sql", "mirl"], list(best), "prior", lambda game, x: x / best[game])[1]
+
+
+def test_numbers_are_those_of_rliable() -> None:
+    scores = of_the_readme()
+    assert scores["mirl"].shape == (5, 5, 2)
+    last = {agent: x[..., -1] for agent, x in scores.items()}
+    ours = {
+        "iqm": statistics.iqm({agent: x[..., -1:] for agent, x in scores.items()}),
+        "median": statistics.median({agent: x[..., -1:] for agent, x in scores.items()}),
+        "profile": statistics.performance_profile(last, [1.0]),
+        "improvement": statistics.probability_of_improvement(last, [("mirl", "sql"), ("mirl", "dqn")]),
+    }
+    for name, estimates in RLIABLE.items():
+        for key, (point, low, high) in estimates.items():
+            estimate = ours[name][key]
+            assert estimate.point.item() == pytest.approx(point, abs=5e-5), (name, key)
+            # two draws of 2000 resamples differ by about 0.005
+            assert [estimate.low.item(), estimate.high.item()] == pytest.approx([low, high], abs=0.02), (name, key)
+
+
+def test_wider_levels_give_wider_intervals() -> None:
+    scores = {agent: x[..., -1] for agent, x in of_the_readme().items()}
+    (narrow,), (wide,) = (
+        statistics.probability_of_improvement(scores, [("mirl", "sql")], level=level).values() for level in (0.8, 0.975)
+    )
+    assert wide.low < narrow.low < narrow.point < narrow.high < wide.high
+
+
+def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", ["report_results.py", *map(str, arguments), "--reps", "50"])
+    runpy.run_path(str(EXAMPLES / "report_results.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_the_numbers_of_the_results_pages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told = report(monkeypatch, capsys, "minatar")
+    assert "60 tests, p < 0.05 in 16 of them; in 0 after Holm's correction, in 4 after" in told
+    assert re.search(r"\| asterix, greedy \| 6.61 \[.*\] \(5\) \|", told)
+    training, greedy = told.split("training: probability")[1].split("greedy: probability")
+    assert "| MIRL > SQL | 0.53 [" in training and "| MIRL > SQL | 0.45 [" in greedy
+    assert "| MIRL, mixed exploration > MIRL | 0.98 [" in report(monkeypatch, capsys, "rare_action")
+    assert re.search(
+        r"corridor, idle: .*\n(.*\n)*\| first half of training, 256 actions ", report(monkeypatch, capsys, "many_actions")
+    )
+    with pytest.raises(SystemExit, match="There is no section 'nothing', choose from minatar, "):
+        report(monkeypatch, capsys, "nothing")
+
+
+@pytest.mark.parametrize(("advantage", "decided"), [(3.0, "shown"), (-3.0, "refuted"), (0.0, "open")])
+def test_the_plan_decides(
+    advantage: float, decided: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        (game, agent, seed, t, "none", rng.normal() + advantage * (agent == "mirl"), np.inf, t + advantage * (agent == "mirl"))
+        for game, agent, seed, t in product("ab", ("dqn", "sql", "mirl"), range(4), (1, 2))
+    ]
+    rows += [("a", "sql", 9, 1, "none", 1e9, 1.0, 1e9)]  # has not come to its end
+    columns = ["game", "agent", "seed", "timesteps", "exploration", "score", "beta", "training_score"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "snapshots.csv", index=False)
+    told = report(monkeypatch, capsys, "plan", "--scores", tmp_path / "snapshots.csv")
+    assert re.search(rf"\| MIRL > SQL, greedy \| .* \| 97.5 % \| 2 \| 4 and 4 \| {decided} \|", told)
+    assert re.search(r"\| MIRL > SoftDQN, β=∞, greedy \| .* \| 95 % \| 2 \| 4 and 4 \| secondary \|", told)
+    assert f"| a, training | 1.50 [1.50, 1.50] (4) | 1.50 [1.50, 1.50] (4) | {1.5 + advantage:.2f} [" in told
+    assert "12 tests" in told or "6 tests" in told
+
+
 def test_pairs_are_tested_by_welch_and_corrected_for_their_number() -> None:
     rng = np.random.default_rng(0)
     draws = {(game, agent): rng.normal(i, 1 + i, size=4 + i) for game in "ab" for i, agent in enumerate(("x", "y", "z"))}

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -209,6 +210,20 @@ def test_prior_and_policy_are_distributions():
     assert agent.prior.sum() == pytest.approx(1) and agent.policy.sum(axis=1) == pytest.approx(1)
     assert agent.beta == pytest.approx(20.0)
     assert QLearning("MirlCorridor-v0").beta == np.inf
+
+
+def test_a_collapsed_prior_is_told_and_the_rates_advised_learn():
+    """FrozenLake, whose rewards are rare and at most 1: the paper's rates suit rewards of about 10."""
+    with pytest.warns(UserWarning, match="The prior has collapsed onto action .: .* prior_lr=2e-5, beta_slope=1e-2"):
+        collapsed = TabularMIRL("FrozenLake-v1", seed=0).learn(100_000)
+    assert collapsed.prior.max() > 1 - 1e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        advised = TabularMIRL("FrozenLake-v1", prior_lr=2e-5, beta_slope=1e-2, seed=0)
+        advised.learn(250_000, eval_freq=250_000, n_eval_episodes=300, eval_exploration="none")
+        TabularMIRL("MirlCorridor-v0", seed=0).learn(100_000)
+        SoftQLearning("FrozenLake-v1", seed=0).learn(1_000)
+    assert advised.records.evaluation_returns.mean() > 0.3, "the collapsed one reaches 0.05, the best policy 0.74"
 
 
 def test_frozen_uniform_mirl_is_soft_q_learning():

@@ -64,16 +64,15 @@ def make_minatar_env(game: str, n_envs: int, seed: int, training: bool) -> VecEn
     """
     Make the environments of a run on a game of MinAtar, or on "rare_action".
 
-    :param game: its name, or "breakout+idle_64", "breakout+copies_64" for the game with 64 actions, see :class:`PaddedActions`
+    :param game: its name, "breakout+idle_64" or "breakout+copies_64" for the game with 64 actions, see :class:`PaddedActions`,
+        or "breakout+rewards_0.1" for one with a tenth of its rewards
     :param training: episodes end after 27000 steps, in evaluation after 4500
     """
 
     def make() -> gym.Env[Any, Any]:
-        name, _, padding = game.partition("+")
+        name, _, change = game.partition("+")
         env: gym.Env[Any, Any] = RareActionEnv() if name == RARE_ACTION else make_minatar(name)
-        if padding:
-            extra_actions, _, n_actions = padding.rpartition("_")
-            env = PaddedActions(env, int(n_actions), extra_actions)  # type: ignore[arg-type]  # it checks them
+        env = changed(env, *change.split("_")) if change else env
         return Monitor(gym.wrappers.TimeLimit(env, TRAINING_MAX_STEPS if training else MAX_STEPS))
 
     env = DummyVecEnv([make] * n_envs)
@@ -81,12 +80,20 @@ def make_minatar_env(game: str, n_envs: int, seed: int, training: bool) -> VecEn
     return env
 
 
+def changed(env: gym.Env[Any, Any], what: str, number: str) -> gym.Env[Any, Any]:
+    """Return ``env`` with what follows the "+" in a game's name."""
+    if what == "rewards":
+        scale = float(number)
+        return gym.wrappers.TransformReward(env, lambda reward: scale * float(reward))
+    return PaddedActions(env, int(number), what)  # type: ignore[arg-type]  # it checks them
+
+
 def minatar_hyperparameters(game: str, settings: Settings) -> tuple[str, dict[str, Any]]:
     """
     Return policy and hyperparameters for a game of MinAtar: Young & Tian's DQN with Adam, one update per 4 steps; the
     temperature's and prior's rates are the paper's. "rare_action" has a smaller network and tens of thousands of steps.
     """
-    if game == RARE_ACTION:
+    if game.partition("+")[0] == RARE_ACTION:
         return "MlpPolicy", {
             "learning_rate": 1e-3,
             "buffer_size": 10_000,

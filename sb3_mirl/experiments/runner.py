@@ -61,6 +61,7 @@ def run_all(
     with _progress(runs, waiting, settings, out) as show, _stopping(out) as stop:
         threads = cpus or (1 if ray else max(1, usable_cpus() // jobs))
         one = partial(work, suite=suite, settings=settings, out=out, device=device, threads=threads, stop=stop)
+
         def execute(runs: Sequence[Run]) -> Iterator[Outcome | None]:
             address = ray if isinstance(ray, str) else None
             return on_ray(one, runs, address, threads, gpus) if ray else on_this_machine(one, runs, jobs)

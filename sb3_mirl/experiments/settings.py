@@ -45,7 +45,7 @@ class Settings:
     eval_exploration: tuple[str, ...] = ("prior",)
     eval_episodes: int = N_EPISODES
     eval_epsilon: float = EPSILON
-    overrides: dict[str, float] = field(default_factory=dict)
+    overrides: dict[str, float | str] = field(default_factory=dict)
     """Hyperparameters in place of the preset's."""
     checkpoints: bool = True
     """Keep the last snapshot with its replay memory until the run is done. Without it a killed run starts again, and so

@@ -2,27 +2,24 @@
 Means over seeds, their differences, and aggregates over games and seeds, with bootstrap intervals.
 
 Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-https://arxiv.org/abs/2108.13264 (rliable). Intervals are 95 per cent, from the percentiles of bootstraps of the seeds,
+https://arxiv.org/abs/2108.13264; the numbers are those of their package rliable (which needs an older pandas), by SciPy's
+bootstrap. Intervals are 95 per cent unless said, from the percentiles of bootstraps of the seeds,
 stratified by game and agent. They never leave the range of the scores, as Student's do where few seeds fall into two
 groups; but with few seeds they are too narrow, as nothing is drawn that was not seen. Of one seed there is nothing to
 resample, and the ends of its interval are NaN.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from sb3_mirl.common.extras import extra
-
-with extra("plots"):
-    from rliable import library as rly
-    from rliable import metrics
+from scipy.stats import bootstrap, trim_mean
 
 Array = NDArray[np.float64]
 REPS = 2000
+LEVEL = 0.95
+BATCH = 500  # resamples at once, for memory
 
 
 class Estimate(NamedTuple):
@@ -38,26 +35,30 @@ class Estimate(NamedTuple):
         return point if np.isnan(self.low) else f"{point} [{low}, {high}]"
 
 
-def mean(scores: ArrayLike, reps: int = REPS) -> Estimate:
+def mean(scores: ArrayLike, reps: int = REPS, level: float = LEVEL) -> Estimate:
     """
     Estimate the mean over the seeds.
 
     :param scores: (seeds, ...)
+    :param reps: resamples
+    :param level: probability of the interval
     :return: estimates (...)
     """
-    return _intervals({"": np.expand_dims(scores, 1)}, lambda x: x.mean(axis=(0, 1)), reps)[""]
+    return _estimate([np.asarray(scores, dtype=np.float64)], lambda x: x.mean(axis=-1), reps, level)
 
 
-def difference(x: ArrayLike, y: ArrayLike, reps: int = REPS) -> Estimate:
+def difference(x: ArrayLike, y: ArrayLike, reps: int = REPS, level: float = LEVEL) -> Estimate:
     """
     Estimate the mean of x less that of y; the seeds of both are resampled apart.
 
     :param x: scores (seeds,)
     :param y: scores (other seeds,)
+    :param reps: resamples
+    :param level: probability of the interval
     :return: estimate ()
     """
-    both = [np.expand_dims(scores, 1) for scores in (x, y)]
-    return _intervals({"": both}, lambda a, b: a.mean() - b.mean(), reps)[""]
+    both = [np.asarray(scores, dtype=np.float64) for scores in (x, y)]
+    return _estimate(both, lambda a, b: a.mean(axis=-1) - b.mean(axis=-1), reps, level)
 
 
 def iqm(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
@@ -65,9 +66,13 @@ def iqm(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
     Estimate the interquartile mean over seeds and games.
 
     :param scores: for each agent (seeds, games, T)
+    :param reps: resamples
     :return: for each agent estimates (T,)
     """
-    return _intervals(scores, lambda x: np.array([metrics.aggregate_iqm(x[..., t]) for t in range(x.shape[-1])]), reps)
+    return {
+        agent: _estimate(_games(x), lambda *games: trim_mean(np.concatenate(games, axis=-1), 0.25, axis=-1), reps)
+        for agent, x in scores.items()
+    }
 
 
 def median(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]:
@@ -75,9 +80,13 @@ def median(scores: Mapping[str, Array], reps: int = REPS) -> dict[str, Estimate]
     Estimate the median over games of the mean over seeds, the measure of the MIRL paper's Figures 2 and 3.
 
     :param scores: for each agent (seeds, games, T)
+    :param reps: resamples
     :return: for each agent estimates (T,)
     """
-    return _intervals(scores, lambda x: np.median(x.mean(axis=0), axis=0), reps)
+    return {
+        agent: _estimate(_games(x), lambda *games: np.median([game.mean(axis=-1) for game in games], axis=0), reps)
+        for agent, x in scores.items()
+    }
 
 
 def performance_profile(
@@ -88,46 +97,65 @@ def performance_profile(
 
     :param scores: for each agent (seeds, games)
     :param thresholds: (n,)
+    :param reps: resamples
     :return: for each agent estimates (n,)
     """
     levels = np.asarray(thresholds, dtype=np.float64)
-    return _intervals(scores, lambda x: rly.score_distributions(x, levels), reps)
+    return {
+        agent: _estimate(
+            _games((x[..., None] > levels).astype(np.float64)),
+            lambda *games: np.concatenate(games, axis=-1).mean(axis=-1),
+            reps,
+        )
+        for agent, x in scores.items()
+    }
 
 
 def probability_of_improvement(
-    scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]], reps: int = REPS
+    scores: Mapping[str, Array], pairs: Sequence[tuple[str, str]], reps: int = REPS, level: float = LEVEL
 ) -> dict[str, Estimate]:
     """
     Estimate the probability that a run of x scores higher than one of y in a game drawn at random; ties count half.
 
     :param scores: for each agent (seeds, games)
     :param pairs: (x, y)
+    :param reps: resamples
+    :param level: probability of the interval
     :return: for each pair, named "x,y", estimate ()
     """
-    both = {f"{x},{y}": [scores[x], scores[y]] for x, y in pairs}
-    return _intervals(both, metrics.probability_of_improvement, reps)
+
+    def probability(*games: Array) -> Array:
+        half = len(games) // 2
+        wins = [_share_of_wins(x, y) for x, y in zip(games[:half], games[half:], strict=True)]
+        return np.mean(wins, axis=0)
+
+    return {f"{x},{y}": _estimate([*_games(scores[x]), *_games(scores[y])], probability, reps, level) for x, y in pairs}
 
 
-def _intervals(
-    scores: Mapping[str, Array | Sequence[Array]], aggregate: Callable[..., ArrayLike], reps: int
-) -> dict[str, Estimate]:
-    with _seeded():
-        points, ends = rly.get_interval_estimates(dict(scores), aggregate, reps=reps)
-    estimates = {}
-    for key, samples in scores.items():
-        n_seeds = min(map(len, samples)) if isinstance(samples, list) else len(samples)
-        point = np.asarray(points[key])
-        low, high = np.reshape(ends[key] if n_seeds > 1 else np.full_like(ends[key], np.nan), (2, *point.shape))
-        estimates[key] = Estimate(point, low, high)
-    return estimates
+def _share_of_wins(x: Array, y: Array) -> Array:
+    """(..., seeds), (..., other seeds) -> (...)."""
+    x, y = x[..., :, None], y[..., None, :]
+    return ((x > y) + 0.5 * (x == y)).mean(axis=(-2, -1))
 
 
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """rliable draws from NumPy's global random numbers: the same intervals at each call, nobody else disturbed."""
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+def _games(scores: Array) -> list[Array]:
+    """(seeds, games, ...) -> for each game (seeds, ...)."""
+    return list(np.moveaxis(np.asarray(scores, dtype=np.float64), 1, 0))
+
+
+def _estimate(samples: Sequence[Array], statistic: Callable[..., Array], reps: int, level: float = LEVEL) -> Estimate:
+    """
+    Resample each of the samples by itself.
+
+    :param samples: each (seeds, ...)
+    :param statistic: vectorised; of samples (..., seeds)
+    """
+    point = np.asarray(statistic(*(np.moveaxis(sample, 0, -1) for sample in samples)))
+    if min(map(len, samples)) < 2:
+        nothing = np.full_like(point, np.nan)
+        return Estimate(point, nothing, nothing)
+    drawn = bootstrap(
+        samples, lambda *resampled, axis: statistic(*resampled), n_resamples=reps, batch=BATCH, vectorized=True, axis=0,
+        confidence_level=level, method="percentile", random_state=np.random.default_rng(0),
+    )  # fmt: skip
+    return Estimate(point, np.asarray(drawn.confidence_interval.low), np.asarray(drawn.confidence_interval.high))

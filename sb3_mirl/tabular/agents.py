@@ -38,6 +38,7 @@ File = str | pathlib.Path | io.BufferedIOBase
 
 _CHUNK = 50_000  # steps between two looks at the progress bar
 _NO_EPISODE = -1  # in place of a state: the next step begins an episode
+_COLLAPSED = 1e-4  # probability of all actions but one
 _SAVED = {"rule", "eval_epsilon", "tables", "cursor", "first", "random_states"}  # by every release
 
 
@@ -186,7 +187,11 @@ class TabularAgent:
                 self._cursor = cursor
                 self.records.add(log, n_episodes, first, n_steps)
                 bar.update(n_steps)
+        self._check_learned()
         return self
+
+    def _check_learned(self) -> None:
+        """Warn where what was learned is of little use; here nothing is known to go wrong."""
 
     def predict(
         self,
@@ -313,6 +318,10 @@ class SoftQLearning(TabularAgent):
 class TabularMIRL(TabularAgent):
     """Soft Q-learning with a learned prior: MIRL (Grau-Moya et al. 2019, section 4.1).
 
+    The default rates are the paper's, for rewards of about 10 in worlds that are learned within 1e4 steps. Where rewards are
+    small or rare, as in FrozenLake, always the same action is the optimum until beta is 10 or more, and the prior forgets the
+    others before: ``learn`` warns then. ``prior_lr=2e-5, beta_slope=1e-2`` learns there.
+
     :param env: as for ``QLearning``, with ``gamma``, ``omega``, ``epsilon``, ``eval_epsilon``, ``seed`` and ``eval_env``
     :param prior_lr: alpha_rho of Eq. (11), per step
     :param prior_decay: 0 keeps alpha_rho; d > 0 lets it fall as prior_lr / (1 + prior_lr i)^d, under which the prior
@@ -329,6 +338,18 @@ class TabularMIRL(TabularAgent):
         beta, slope = _schedule(beta_schedule, beta_init, beta_slope)
         rule = Rule(gamma, omega, epsilon, PRIOR, beta, slope, prior_lr, prior_decay)
         super().__init__(env, rule, eval_epsilon, seed, eval_env)
+
+    def _check_learned(self) -> None:
+        best = int(self.prior.argmax())
+        others = np.delete(self.prior, best).sum()
+        if len(self.prior) > 1 and others < _COLLAPSED:
+            warnings.warn(
+                f"The prior has collapsed onto action {best + self.first_action}: all others have a probability of "
+                f"{others:.0e} together, and are hardly explored or chosen any more. Unless that action is the best "
+                "one everywhere, the prior was faster than the values, or beta times their differences too small: lower "
+                f"prior_lr={self.rule.prior_lr:g} to 2e-5, and raise beta_slope or beta_init for rewards below 1 (FrozenLake: "
+                "prior_lr=2e-5, beta_slope=1e-2)."
+            )
 
 
 def _schedule(name: str, beta_init: float, beta_slope: float) -> tuple[float, float]:
