@@ -361,3 +361,12 @@ def test_a_file_of_a_fit_with_another_reference_or_features_is_refused(town, tmp
     for model in (MaxEntRouteChoice(network), MaxEntRouteChoice(other, reference=uniform)):
         with pytest.raises(ValueError, match="other paths or parameters"):
             model.fit(paths[:20], checkpoint=tmp_path / "fit")
+
+
+def test_where_the_hessian_is_too_large_the_fit_goes_without_it(town, fitted, monkeypatch):
+    network, _, paths = town
+    monkeypatch.setattr("sb3_mirl.irl.routes._HESSIAN_NUMBERS", 10)
+    with pytest.warns(UserWarning, match="no standard errors: the Hessian of 4 features"):
+        model = MaxEntRouteChoice(network).fit(paths)
+    assert model.converged_ and model.weights_ == pytest.approx(fitted.weights_, abs=1e-4)
+    assert np.isnan(model.covariance_).all() and model.n_gradients_ > fitted.n_gradients_

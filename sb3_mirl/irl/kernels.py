@@ -100,6 +100,30 @@ def relax(start: Starts, head: Ints, weight: Floats, y: Floats, n_sweeps: int, t
 
 
 @compiled
+def scaled_rewards(start: Starts, head: Ints, reward: Floats, value: Floats) -> Floats:
+    """(m,): r_e + value_v - value_u; the exponential is left to NumPy, whose own is the quicker one."""
+    scaled = np.empty(head.size)
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            scaled[k] = reward[k] + value[head[k]] - value[i]
+    return scaled
+
+
+@compiled
+def transition_probabilities(start: Starts, head: Ints, weight: Floats, y: Floats) -> Floats:
+    """(m,): P(e|u) = w_e y_v / sum w y; the sum is over what leaves u, so that rows sum to 1 to the last digit."""
+    probability = np.empty(head.size)
+    for i in range(1, start.size - 1):
+        total = 0.0
+        for k in range(start[i], start[i + 1]):
+            probability[k] = weight[k] * y[head[k]]
+            total += probability[k]
+        for k in range(start[i], start[i + 1]):
+            probability[k] /= total
+    return probability
+
+
+@compiled
 def push(
     start: Starts,
     head: Ints,

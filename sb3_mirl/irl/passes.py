@@ -116,9 +116,7 @@ def backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
         if done >= _SWEEPS or overflows >= _OVERFLOWS[-1]:
             weight, y = _factorise(graph, reward, value)
             break
-    flow = weight * y[graph.head]
-    # not divided by y, so that rows sum to 1 to the last digit
-    return value + np.log(y), flow / add_up(graph.tails, flow, n)[graph.tails]
+    return value + np.log(y), kernels.transition_probabilities(*edges, weight, y)
 
 
 def forward(graph: DestinationGraph, probability: Array, mass: Array, neglect: float = 0.0) -> Array:
@@ -152,7 +150,7 @@ def expected_features(graph: DestinationGraph, probability: Array, own: Array) -
 def _scaled_weights(graph: DestinationGraph, reward: Array, value: Array) -> Array:
     """(m,): exp(r_e + value_v - value_u), the edges' weights for y."""
     with np.errstate(over="ignore"):
-        return np.asarray(np.exp(reward + value[graph.head] - graph.at_tails(value)))
+        return np.exp(kernels.scaled_rewards(graph.start, graph.head, reward, value))
 
 
 def _check_growth(graph: DestinationGraph, reward: Array, value: Array) -> None:
