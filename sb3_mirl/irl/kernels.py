@@ -199,6 +199,33 @@ def expected_features(
 
 
 @compiled
+def own_features(start: Starts, edge: Ints, features: Floats, probability: Floats) -> Floats:
+    """(n, K): the features (E, K) expected on the next edge that leaves each node."""
+    own = np.zeros((start.size - 1, features.shape[1]))
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            for c in range(features.shape[1]):
+                own[i, c] += probability[k] * features[edge[k], c]
+    return own
+
+
+@compiled
+def add_gram(start: Starts, head: Ints, edge: Ints, features: Floats, flow: Floats, g: Floats, gram: Floats) -> None:
+    """Add sum_e x_e h_e h_e^T with h_e = f_e + g_v - g_u to the lower triangle of ``gram`` (K, K); x is ``flow`` (m,)."""
+    n_features = features.shape[1]
+    h = np.empty(n_features)
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            if flow[k] > 0.0:
+                for c in range(n_features):
+                    h[c] = features[edge[k], c] + g[head[k], c] - g[i, c]
+                for a in range(n_features):
+                    scaled = flow[k] * h[a]
+                    for b in range(a + 1):
+                        gram[a, b] += scaled * h[b]
+
+
+@compiled
 def best_paths(start: Starts, head: Ints, reward: Floats, value: Floats, choice: Starts, n_sweeps: int) -> bool:
     """Sweeps of V_u = max_e r_e + V_v, near nodes first, until nothing changes.
 
