@@ -134,6 +134,8 @@ def test_the_l2_optimum_satisfies_its_conditions(town, fitted):
     assert gradient == pytest.approx(0.1 * model.weights_ * scales, abs=1e-5)
     assert np.linalg.norm(model.weights_ * scales) < np.linalg.norm(fitted.weights_ * scales)
     assert (model.weight_errors_ < fitted.weight_errors_).all()
+    penalised = likelihood_of(network, paths).information(model.weights_) + 0.1 * np.diag(scales**2)
+    assert model.covariance_ == pytest.approx(np.linalg.inv(300 * penalised), rel=1e-6)
     assert model.log_likelihood_ == pytest.approx(model.log_probability(paths).sum(), abs=1e-7)
 
 

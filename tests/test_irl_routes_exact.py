@@ -302,6 +302,13 @@ def test_the_detours_of_the_fit_are_kept():
     seen = np.isfinite(model.log_partition(27))
     distance = Graphs(network).distances(27)
     assert (seen == (distance <= 2 * max(distance[0], distance[63]))).all()
+    # the farthest origin counts, whichever comes first
+    near, far = 28, 45  # 1 and 4 edges away
+    for origins in ((near, far), (far, near)):
+        paths = [truth.predict(origin, 27) for origin in origins]
+        narrow = MaxEntRouteChoice(network, max_detour=0.5, l2=1.0).fit(paths)
+        assert (np.isfinite(narrow.log_partition(27)) == (distance <= 6)).all()
+        assert np.isfinite(narrow.log_probability(paths)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
