@@ -75,9 +75,10 @@ def figure(models: dict[str, MaxEntIRL], env: gym.Env, acting: np.ndarray, file:
     drawing, axes = plt.subplots(2, 1, figsize=(10, 4.2), layout="constrained")
     for ax, (title, model) in zip(axes, models.items(), strict=True):
         shown = triangles(ax, model.reward_, acting, rows=3, columns=20)
-        ax.set_title(title, loc="left")
+        goal, right, _ = model.weights_
+        ax.set_title(f"{title}: {goal:.0f} nats for entering the goal, {right:.2f} for going right", loc="left")
     bar = drawing.colorbar(shown, ax=axes, shrink=0.8, extend="max")
-    bar.set_label("reward in nats (of entering the goal: 109)")
+    bar.set_label("reward in nats (the goal is off the scale)")
     drawing.suptitle(
         "The reward behind MIRL's behaviour in the corridor, of going up, right and down in each cell (left is never taken)"
     )
@@ -86,9 +87,8 @@ def figure(models: dict[str, MaxEntIRL], env: gym.Env, acting: np.ndarray, file:
 
 
 def triangles(ax: Axes, reward: np.ndarray, acting: np.ndarray, rows: int, columns: int) -> PolyCollection:
-    corners = (
-        np.array([[-0.5, 0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, -0.5]]) * 0.94
-    )  # of the side up, right, down, left, clockwise
+    # of the sides up, right, down, left
+    corners = 0.94 * np.array([[-0.5, 0.5], [0.5, 0.5], [0.5, -0.5], [-0.5, -0.5]])
     shapes, values = [], []
     for state in range(rows * columns):
         centre = np.array([state % columns, -(state // columns)])

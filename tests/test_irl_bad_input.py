@@ -52,7 +52,7 @@ EDGES = {"tail": [0, 1, 2], "head": [1, 2, 0], "features": np.ones((3, 1))}
         ({"features": np.ones((2, 1))}, r"\(3, K\), got \(2, 1\)"),
         ({"features": [[1], [np.nan], [1]]}, r"feature 'feature_0' of edge 1 \(1 -> 2\) is nan"),
         ({"features": [[1, 0], [1, 0], [1, np.inf]], "feature_names": ["a", "b"]}, r"feature 'b' of edge 2 \(2 -> 0\) is inf"),
-        ({"feature_names": ["a", "a"]}, "1 different names"),
+        ({"feature_names": ["a", "a"]}, "feature_names must hold 1 different ones, got 2, 1 of them different"),
         ({"length": [1, 0, 1]}, r"length must be positive and finite, got 0.0 on edge 1 \(1 -> 2\)"),
         ({"length": [1, 1]}, r"length must have the shape \(3,\)"),
         ({"segment_length": [1, 1, np.nan]}, "segment_length must be positive and finite, got nan on state 2"),

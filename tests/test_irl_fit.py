@@ -134,6 +134,8 @@ def test_the_l2_optimum_satisfies_its_conditions(town, fitted):
     assert gradient == pytest.approx(0.1 * model.weights_ * scales, abs=1e-5)
     assert np.linalg.norm(model.weights_ * scales) < np.linalg.norm(fitted.weights_ * scales)
     assert (model.weight_errors_ < fitted.weight_errors_).all()
+    penalised = likelihood_of(network, paths).information(model.weights_) + 0.1 * np.diag(scales**2)
+    assert model.covariance_ == pytest.approx(np.linalg.inv(300 * penalised), rel=1e-6)
     assert model.log_likelihood_ == pytest.approx(model.log_probability(paths).sum(), abs=1e-7)
 
 
@@ -361,3 +363,12 @@ def test_a_file_of_a_fit_with_another_reference_or_features_is_refused(town, tmp
     for model in (MaxEntRouteChoice(network), MaxEntRouteChoice(other, reference=uniform)):
         with pytest.raises(ValueError, match="other paths or parameters"):
             model.fit(paths[:20], checkpoint=tmp_path / "fit")
+
+
+def test_where_the_hessian_is_too_large_the_fit_goes_without_it(town, fitted, monkeypatch):
+    network, _, paths = town
+    monkeypatch.setattr("sb3_mirl.irl.routes._HESSIAN_NUMBERS", 10)
+    with pytest.warns(UserWarning, match="no standard errors: the Hessian of 4 features"):
+        model = MaxEntRouteChoice(network).fit(paths)
+    assert model.converged_ and model.weights_ == pytest.approx(fitted.weights_, abs=1e-4)
+    assert np.isnan(model.covariance_).all() and model.n_gradients_ > fitted.n_gradients_

@@ -11,7 +11,16 @@ import pytest
 from scipy.sparse import csr_array
 
 import sb3_mirl
-from sb3_mirl.irl import ActionBased, MaxEntRouteChoice, MaxMargin, RoadNetwork, ShortestPath, path_overlap
+from sb3_mirl.irl import (
+    ActionBased,
+    MaxEntRouteChoice,
+    MaxMargin,
+    RoadNetwork,
+    ShortestPath,
+    destination_accuracy,
+    evaluate_routes,
+    path_overlap,
+)
 from sb3_mirl.irl.graphs import TURNS
 from tests.irl_oracles import grid, trips
 
@@ -144,6 +153,61 @@ def test_overlap_is_of_edges_or_of_segments():
     assert path_overlap(network, path, path) == 1
     segments = RoadNetwork(network.tail, network.head, network.features, segment_length=np.arange(1, 10))
     assert path_overlap(segments, path, other) == pytest.approx((2 + 6) / (2 + 3 + 6))  # 1 and 5 are entered by both
+
+
+class Fixed:
+    """Predicts one path for each pair, whatever it is asked; the posterior prefers the destination that is nearest."""
+
+    def __init__(self, network, predictions):
+        self.network, self.predictions, self.asked = network, predictions, []
+
+    def predict(self, origin, destination, **arguments):
+        self.asked.append(arguments)
+        return self.predictions[origin, destination]
+
+    def log_probability(self, paths):
+        return -np.arange(1.0, len(paths) + 1)
+
+    def destination_probabilities(self, partial, destinations, prior):
+        self.asked.append(list(partial))
+        near = np.exp(-np.abs(np.array(destinations) - partial[-1])) * (prior or 1)
+        return near / near.sum()
+
+
+def test_routes_are_scored_by_length():
+    line = np.arange(11)
+    tail, head = np.r_[line[:-1], 0, 0], np.r_[line[1:], 5, 9]
+    network = RoadNetwork(tail, head, np.ones((12, 1)), length=np.r_[np.ones(10), 5.0, 9.0])
+    walked = [line, line, line[:10]]
+    model = Fixed(network, {(0, 10): [0, 9, 10], (0, 9): line[:10]})
+    scores = evaluate_routes(model, walked, path="cheapest")
+    assert scores == pytest.approx((np.mean([0.1, 0.1, 1]), 1 / 3, -2))
+    assert model.asked == [{"path": "cheapest"}] * 2  # each pair once
+    model.predictions[0, 9] = [0, 5, 6, 7, 8, 9]  # 4 of 9
+    assert evaluate_routes(model, walked[2:]) == pytest.approx((4 / 9, 0, -1))
+
+
+def test_match90_counts_nine_tenths():
+    """A path of ten streets of which the prediction has nine, and one of which it has eight."""
+    line = np.arange(11)
+    tail, head = np.r_[line[:-1], 0, 11, 0, 12], np.r_[line[1:], 11, 1, 12, 2]
+    network = RoadNetwork(tail, head, np.ones((14, 1)))
+    around = {(0, 10): np.r_[0, 11, line[1:]]}
+    assert evaluate_routes(Fixed(network, around), [line])[:2] == pytest.approx((0.9, 1))
+    around = {(0, 10): np.r_[0, 12, line[2:]]}
+    assert evaluate_routes(Fixed(network, around), [line])[:2] == pytest.approx((0.8, 0))
+
+
+def test_destination_accuracy_is_by_the_share_of_edges_seen():
+    line = np.arange(11)
+    network = RoadNetwork(line[:-1], line[1:], np.ones((10, 1)))
+    model = Fixed(network, {})
+    accuracy, logs = destination_accuracy(model, [line, line[:4]], [3, 10], shares=(0, 0.5, 1))
+    assert model.asked == [[0], list(range(6)), list(range(11)), [0], [0, 1, 2], [0, 1, 2, 3]]
+    assert accuracy.tolist() == [0.5, 0.5, 1]
+    right = [np.exp([-10.0, -5, 0]) / np.exp([[-10.0, -3], [-5, -2], [0, -7]]).sum(axis=1)]
+    right += [np.exp([-3.0, -1, 0]) / np.exp([[-10.0, -3], [-8, -1], [-7, 0]]).sum(axis=1)]
+    assert logs == pytest.approx(np.log(right).mean(axis=0))
 
 
 def test_edges_are_found():

@@ -1,5 +1,6 @@
 """The route model against enumeration and dense algebra, its reductions, its range, and what must not change anything."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.special import logsumexp
 
 from sb3_mirl.irl import ActionBased, MaxEntIRL, MaxEntRouteChoice, PartitionDiverges, RoadNetwork
 from sb3_mirl.irl.baselines import choice_likelihood
+from sb3_mirl.irl.cache import Cache
 from sb3_mirl.irl.destination_graphs import Graphs
 from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.passes import Passes
@@ -300,6 +302,13 @@ def test_the_detours_of_the_fit_are_kept():
     seen = np.isfinite(model.log_partition(27))
     distance = Graphs(network).distances(27)
     assert (seen == (distance <= 2 * max(distance[0], distance[63]))).all()
+    # the farthest origin counts, whichever comes first
+    near, far = 28, 45  # 1 and 4 edges away
+    for origins in ((near, far), (far, near)):
+        paths = [truth.predict(origin, 27) for origin in origins]
+        narrow = MaxEntRouteChoice(network, max_detour=0.5, l2=1.0).fit(paths)
+        assert (np.isfinite(narrow.log_partition(27)) == (distance <= 6)).all()
+        assert np.isfinite(narrow.log_probability(paths)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -447,6 +456,18 @@ def test_relabelling_and_reordering_change_nothing():
     first = MaxEntRouteChoice(small).fit(paths)
     second = MaxEntRouteChoice(renamed).fit([names[path] for path in reversed(paths)])
     assert second.weights_ == pytest.approx(first.weights_, abs=1e-5)
+
+
+def test_what_is_asked_for_in_turns_is_partly_kept():
+    cache, made = Cache(capacity=3 * 80), []
+    for _ in range(2):
+        for key in range(5):
+            value = cache.get(key, lambda key=key: made.append(key) or np.full(10, key, dtype=np.float64))
+            assert value[0] == key
+    assert made == [0, 1, 2, 3, 4, 2, 3, 4]
+    assert cache.get(4, lambda: None)[0] == 4  # what was asked for last is there
+    assert cache.get("large", lambda: np.zeros(1000)).shape == (1000,)
+    assert copy.deepcopy(cache).get(0, lambda: np.ones(1)) == [1]
 
 
 def test_threads_change_nothing():

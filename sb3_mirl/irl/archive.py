@@ -20,6 +20,7 @@ Model = TypeVar("Model", bound="MaxEntRouteChoice")
 
 _FITTED = ("weights_", "weight_errors_", "covariance_", "farthest_")
 _NUMBERS = ("log_likelihood_", "feature_gap_", "converged_", "n_iterations_", "n_gradients_")
+_NETWORK = ("tail", "head", "length", "segment_length", "coordinates")
 _ARRAY_PARAMETERS = ("reference", "initial_weights")
 
 
@@ -33,10 +34,7 @@ def write_model(path: str | pathlib.Path, model: "MaxEntRouteChoice") -> None:
         name: np.asarray(parameters.pop(name), dtype=np.float64) for name in _ARRAY_PARAMETERS if parameters[name] is not None
     }
     arrays |= {f"history_{name}": values for name, values in model.history_.items()}
-    arrays |= {"tail": network.tail, "head": network.head, "length": network.length}
-    for name in ("segment_length", "coordinates"):
-        if getattr(network, name) is not None:
-            arrays[name] = getattr(network, name)
+    arrays |= {name: getattr(network, name) for name in _NETWORK if getattr(network, name) is not None}
     if isinstance(network.features, np.ndarray):
         arrays["features"] = network.features
     else:
@@ -67,22 +65,14 @@ def read_model(kind: type[Model], path: str | pathlib.Path) -> Model:
 
 
 def _as_model(kind: type[Model], arrays: dict[str, np.ndarray], text: dict[str, Any]) -> Model:
-    names, n_states = text["feature_names"], text["n_states"]
+    names = text["feature_names"]
     features: Any = arrays.get("features")
     if features is None:
         parts = tuple(arrays[f"features_{part}"] for part in ("data", "indices", "indptr"))
         features = csr_array(parts, shape=(len(arrays["tail"]), len(names)))
-    network = RoadNetwork(
-        arrays["tail"],
-        arrays["head"],
-        features,
-        n_states=n_states,
-        feature_names=names,
-        length=arrays["length"],
-        segment_length=arrays.get("segment_length"),
-        coordinates=arrays.get("coordinates"),
-        labels=None if text["labels"] is None else [_hashable(label) for label in text["labels"]],
-    )
+    labels = None if text["labels"] is None else [_hashable(label) for label in text["labels"]]
+    given = {name: arrays[name] for name in _NETWORK if name in arrays}
+    network = RoadNetwork(features=features, n_states=text["n_states"], feature_names=names, labels=labels, **given)
     parameters = {**text["parameters"], **{name: arrays[name] for name in _ARRAY_PARAMETERS if name in arrays}}
     model = kind.from_weights(network, arrays["weights_"], **parameters)
     for name in _FITTED:

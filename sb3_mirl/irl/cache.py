@@ -1,6 +1,5 @@
 """Results that are kept while there is room, and work spread over threads."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -17,33 +16,33 @@ R = TypeVar("R")
 
 
 class Cache(Generic[K, V]):
-    """The values used last, by key; threads may share it, and a copy or pickle of it is empty.
+    """Values by key; threads may share it, and a copy or pickle of it is empty. A value has arrays as attributes, or is one.
 
-    A value is an array, or has arrays as attributes.
+    Where there is no room for a new value, the one made before it goes, not the oldest: the destinations of a fit are asked
+    for in turns, so that the oldest is the next to be needed.
 
     :param capacity: bytes; the last value is kept whatever its size
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._values: OrderedDict[K, V] = OrderedDict()
+        self._values: dict[K, V] = {}
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return type(self), (self._capacity,)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of a key, made if there is none; what was not used for longest goes if there is no room."""
+        """The value of a key, made if there is none."""
         with self._lock:
             if key in self._values:
-                self._values.move_to_end(key)
                 return self._values[key]
         value = make()
         with self._lock:
             self._values[key] = value
             used = sum(map(_size, self._values.values()))
             while used > self._capacity and len(self._values) > 1:
-                used -= _size(self._values.popitem(last=False)[1])
+                used -= _size(self._values.pop(list(self._values)[-2]))
         return value
 
 

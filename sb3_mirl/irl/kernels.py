@@ -100,6 +100,30 @@ def relax(start: Starts, head: Ints, weight: Floats, y: Floats, n_sweeps: int, t
 
 
 @compiled
+def scaled_rewards(start: Starts, head: Ints, reward: Floats, value: Floats) -> Floats:
+    """(m,): r_e + value_v - value_u; the exponential is left to NumPy, whose own is the quicker one."""
+    scaled = np.empty(head.size)
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            scaled[k] = reward[k] + value[head[k]] - value[i]
+    return scaled
+
+
+@compiled
+def transition_probabilities(start: Starts, head: Ints, weight: Floats, y: Floats) -> Floats:
+    """(m,): P(e|u) = w_e y_v / sum w y; the sum is over what leaves u, so that rows sum to 1 to the last digit."""
+    probability = np.empty(head.size)
+    for i in range(1, start.size - 1):
+        total = 0.0
+        for k in range(start[i], start[i + 1]):
+            probability[k] = weight[k] * y[head[k]]
+            total += probability[k]
+        for k in range(start[i], start[i + 1]):
+            probability[k] /= total
+    return probability
+
+
+@compiled
 def push(
     start: Starts,
     head: Ints,
@@ -172,6 +196,33 @@ def expected_features(
             return True
         before = change
     return False
+
+
+@compiled
+def own_features(start: Starts, edge: Ints, features: Floats, probability: Floats) -> Floats:
+    """(n, K): the features (E, K) expected on the next edge that leaves each node."""
+    own = np.zeros((start.size - 1, features.shape[1]))
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            for c in range(features.shape[1]):
+                own[i, c] += probability[k] * features[edge[k], c]
+    return own
+
+
+@compiled
+def add_gram(start: Starts, head: Ints, edge: Ints, features: Floats, flow: Floats, g: Floats, gram: Floats) -> None:
+    """Add sum_e x_e h_e h_e^T with h_e = f_e + g_v - g_u to the lower triangle of ``gram`` (K, K); x is ``flow`` (m,)."""
+    n_features = features.shape[1]
+    h = np.empty(n_features)
+    for i in range(1, start.size - 1):
+        for k in range(start[i], start[i + 1]):
+            if flow[k] > 0.0:
+                for c in range(n_features):
+                    h[c] = features[edge[k], c] + g[head[k], c] - g[i, c]
+                for a in range(n_features):
+                    scaled = flow[k] * h[a]
+                    for b in range(a + 1):
+                        gram[a, b] += scaled * h[b]
 
 
 @compiled

@@ -6,7 +6,7 @@ Axes: S states, E edges u -> v, K features. A path is a sequence of states; each
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Features: TypeAlias = "Array | csr_array"
+T = TypeVar("T")
 
 
 class RoadNetwork:
@@ -65,13 +66,15 @@ class RoadNetwork:
             raise ValueError(f"{self.name_edge(edge)} leaves the network, whose states are 0..{self.n_states - 1}")
         self.features: Features = _as_features(features, self.n_edges)
         self.n_features = int(self.features.shape[1])
-        self.feature_names = _as_names(feature_names, self.n_features)
+        if feature_names is None:
+            feature_names = [f"feature_{k}" for k in range(self.n_features)]
+        self.feature_names = _distinct("feature_names", list(map(str, feature_names)), self.n_features)
         self.length = self._checked_lengths("length", length, self.n_edges)
         self.segment_length = (
             None if segment_length is None else self._checked_lengths("segment_length", segment_length, self.n_states)
         )
         self.coordinates = None if coordinates is None else _as_coordinates(coordinates, self.n_states)
-        self.labels = _as_labels(labels, self.n_states)
+        self.labels = None if labels is None else _distinct("labels", labels, self.n_states)
         self._check_finite()
         self._check_parallel()
         for array in (self.tail, self.head, self.length, self.segment_length, self.coordinates):
@@ -254,15 +257,6 @@ def _as_features(features: Any, n_edges: int) -> Features:
     return matrix
 
 
-def _as_names(names: Sequence[str] | None, n_features: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"feature_{k}" for k in range(n_features))
-    names = tuple(map(str, names))
-    if len(names) != n_features or len(set(names)) != n_features:
-        raise ValueError(f"feature_names must hold {n_features} different names, got {names}")
-    return names
-
-
 def _as_coordinates(coordinates: ArrayLike, n_states: int) -> Array:
     array = np.array(coordinates, dtype=np.float64)
     if array.shape not in ((n_states, 2), (n_states, 2, 2)):
@@ -270,15 +264,11 @@ def _as_coordinates(coordinates: ArrayLike, n_states: int) -> Array:
     return array
 
 
-def _as_labels(labels: Sequence[Hashable] | None, n_states: int) -> tuple[Hashable, ...] | None:
-    if labels is None:
-        return None
-    labels = tuple(labels)
-    if len(labels) != n_states or len(set(labels)) != n_states:
-        raise ValueError(
-            f"labels must hold {n_states} different ones, got {len(labels)}, {len(set(labels))} of them different"
-        )
-    return labels
+def _distinct(name: str, values: Sequence[T], n: int) -> tuple[T, ...]:
+    values = tuple(values)
+    if len(values) != n or len(set(values)) != n:
+        raise ValueError(f"{name} must hold {n} different ones, got {len(values)}, {len(set(values))} of them different")
+    return values
 
 
 def add_up(places: ArrayLike, values: ArrayLike, n: int) -> Array:

@@ -71,11 +71,13 @@ class RouteLikelihood:
 
     def information(self, weights: Array) -> Array:
         """(K, K): minus the Hessian of L, the mean covariance of a path's feature counts."""
-        rewards = self.rewards(weights)
+        rewards, features = self.rewards(weights), self.network.features
+        dense = features if isinstance(features, np.ndarray) else features.toarray()
+        dense.setflags(write=False)
 
         def covariance(group: Group) -> Array:
             passes = Passes(self.graphs.to(group.destination), rewards)
-            return passes.feature_covariance(self.network.features, _mass(passes.graph, group))
+            return passes.feature_covariance(dense, _mass(passes.graph, group))
 
         result = np.zeros((self.network.n_features,) * 2)
         for part in in_threads(covariance, self.groups, self.n_jobs):

@@ -24,14 +24,13 @@ from scipy.sparse.linalg import splu
 
 from sb3_mirl.irl import kernels
 from sb3_mirl.irl.destination_graphs import DestinationGraph
-from sb3_mirl.irl.network import Array, Features, add_up
+from sb3_mirl.irl.network import Array, add_up
 
 _SWEEPS = 512  # where sweeps have not settled by then a factorisation decides,
 _CHECKS = (64, 128, 256, _SWEEPS)  # after so many sweeps it is looked for growth that cannot end
 _OVERFLOWS = (3, 6, 9)  # or if y overflows so often; before that growth is looked for too
 _NEWTON_STEPS = 50
 _TOLERANCE = 1e-12
-_NEGLIGIBLE = 1e-14  # of the largest flow: what is below adds nothing to second moments
 _GROWTH = 1e-9  # relative changes below this are taken for rounding when growth is looked for
 
 
@@ -71,21 +70,18 @@ class Passes:
         visits = forward(self.graph, self.probability, mass, neglect)
         return np.asarray(self.graph.at_tails(visits) * self.probability)
 
-    def feature_covariance(self, features: Features, mass: Array) -> Array:
+    def feature_covariance(self, features: Array, mass: Array) -> Array:
         """(K, K): the sum of the covariance matrices of the paths' feature counts.
 
-        :param features: (E, K)
+        :param features: (E, K), C-contiguous
         :param mass: (n,) how many paths begin at each node
         """
-        graph = self.graph
-        shape = graph.n_nodes, features.shape[0]
-        own = csr_array((self.probability, graph.edge, graph.start), shape=shape) @ features
-        g = expected_features(graph, self.probability, own if isinstance(own, np.ndarray) else own.toarray())
-        flow = self.edge_flows(mass)
-        used = np.flatnonzero(flow > _NEGLIGIBLE * flow.max(initial=0.0))
-        h = features[graph.edge[used]]
-        h = (h if isinstance(h, np.ndarray) else h.toarray()) + g[graph.head[used]] - g[graph.tails[used]]
-        return np.asarray(h.T @ (h * flow[used, None]))
+        graph, gram = self.graph, np.zeros((features.shape[1], features.shape[1]))
+        g = expected_features(
+            graph, self.probability, kernels.own_features(graph.start, graph.edge, features, self.probability)
+        )
+        kernels.add_gram(graph.start, graph.head, graph.edge, features, self.edge_flows(mass), g, gram)
+        return np.tril(gram) + np.tril(gram, -1).T
 
 
 def backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
@@ -116,9 +112,7 @@ def backward(graph: DestinationGraph, reward: Array) -> tuple[Array, Array]:
         if done >= _SWEEPS or overflows >= _OVERFLOWS[-1]:
             weight, y = _factorise(graph, reward, value)
             break
-    flow = weight * y[graph.head]
-    # not divided by y, so that rows sum to 1 to the last digit
-    return value + np.log(y), flow / add_up(graph.tails, flow, n)[graph.tails]
+    return value + np.log(y), kernels.transition_probabilities(*edges, weight, y)
 
 
 def forward(graph: DestinationGraph, probability: Array, mass: Array, neglect: float = 0.0) -> Array:
@@ -152,7 +146,7 @@ def expected_features(graph: DestinationGraph, probability: Array, own: Array) -
 def _scaled_weights(graph: DestinationGraph, reward: Array, value: Array) -> Array:
     """(m,): exp(r_e + value_v - value_u), the edges' weights for y."""
     with np.errstate(over="ignore"):
-        return np.asarray(np.exp(reward + value[graph.head] - graph.at_tails(value)))
+        return np.exp(kernels.scaled_rewards(graph.start, graph.head, reward, value))
 
 
 def _check_growth(graph: DestinationGraph, reward: Array, value: Array) -> None:
