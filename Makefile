@@ -38,7 +38,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# SB3's own tests of DQN, SAC and A2C, with our classes in their place
+# SB3's own tests of DQN, SAC, A2C and DDPG, with our classes in their place
 conformance: $(READY)
 	$(BIN)/python tests/conformance/run.py
 
