@@ -50,7 +50,7 @@ docs: $(READY)
 	DOCS_EXECUTE=cache $(BIN)/python -m sphinx -W -n -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-# SB3's own tests of DQN, SAC and A2C, with our classes in their place
+# SB3's own tests of DQN, SAC, A2C and DDPG, with our classes in their place
 conformance: $(READY)
 	$(BIN)/python tests/conformance/run.py
 

@@ -650,7 +650,9 @@ class TestBadInput:
             ValueError, match=r'value_sampling="policy" needs as many noises as dimensions.*2, got.*noise_dim=3'
         ):
             sql(value_sampling="policy", policy_kwargs=dict(noise_dim=3))
-        with pytest.raises(TypeError, match="ContinuousSQL has no argument 'use_sde': its sampler is a distribution.*larger ent_coef"):
+        with pytest.raises(
+            TypeError, match="ContinuousSQL has no argument 'use_sde': its sampler is a distribution.*larger ent_coef"
+        ):
             sql(use_sde=True)
         with pytest.raises(TypeError, match="ContinuousSQL has no argument 'ent_coeff': did you mean 'ent_coef'"):
             sql(ent_coeff=1.0)

@@ -1,5 +1,6 @@
 """Soft Q-learning for continuous actions."""
 
+import inspect
 import math
 import warnings
 from typing import Any, ClassVar, TypeVar, get_args
@@ -8,18 +9,20 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.common.actions import check_bounded_box
 from sb3_mirl.common.algorithm import Path
+from sb3_mirl.common.allocator import keep_freed_memory
 from sb3_mirl.common.arguments import check_choice, check_range
-from sb3_mirl.common.off_policy import GuardedOffPolicy
 from sb3_mirl.continuous_sql import update
+from sb3_mirl.continuous_sql.defaults import RemembersArguments, doubts, for_run, left_open
 from sb3_mirl.continuous_sql.policies import N_NOISE, CnnPolicy, MlpPolicy, MultiInputPolicy, Sampler, SamplerPolicy
 from sb3_mirl.continuous_sql.update import SquashSpace, ValueSampling
 from sb3_mirl.maths import bellman_target
@@ -29,7 +32,7 @@ SelfContinuousSQL = TypeVar("SelfContinuousSQL", bound="ContinuousSQL")
 CELLS = 2**22  # numbers at once in a table of draws and centres, for `soft_value`
 
 
-class ContinuousSQL(GuardedOffPolicy):
+class ContinuousSQL(RemembersArguments):
     """
     Soft Q-learning for continuous actions. The policy is the Boltzmann distribution exp(Q(s, a) / alpha) itself, whatever
     its shape; a network learns to draw from it by Stein variational gradient descent, and so keeps several good ways of
@@ -42,6 +45,10 @@ class ContinuousSQL(GuardedOffPolicy):
     (``squash_space``), the bandwidth is the median of the *squared* distances / log(M + 1) as in Liu & Wang 2016, and the
     soft value draws around the sampler's actions (``value_sampling``), for uniform draws are of no use beyond three
     dimensions.
+
+    The defaults are the paper's. In runs of less than 200 000 steps what it counts in steps is too long, and ``learn``
+    takes other values of those arguments that were not given, shown at ``verbose=1``: ``learning_starts`` of a twentieth of
+    the run, ``tau=0.01`` with ``target_update_interval=1``, ``sampler_learning_rate=1e-3``.
 
     .. note::
         Soft values are integrals over the box scaled to [-1, 1]^d: each step earns an entropy in nats times alpha, at most
@@ -178,6 +185,7 @@ class ContinuousSQL(GuardedOffPolicy):
         self.n_kernel_particles = n_kernel_particles
         self.value_sampling: ValueSampling = value_sampling
         self.squash_space: SquashSpace = squash_space
+        self.chosen: dict[str, Any] = {}  # for the length of the run, by name
 
         if _init_setup_model:
             self._setup_model()
@@ -315,7 +323,37 @@ class ContinuousSQL(GuardedOffPolicy):
             model is whole then, without the step in question: it can be saved, and ``learn`` again
         :raises RuntimeError: if a worker process of a ``SubprocVecEnv`` has died; the model is whole
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        begins = reset_num_timesteps or self.num_timesteps == 0
+        if begins:
+            self._choose_for_run(total_timesteps)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        if begins and self.chosen:
+            shown = ", ".join(f"{name}={value:g}" for name, value in self.chosen.items())
+            self.logger.info(f"Chosen for {total_timesteps:g} steps: {shown}")
+        return result
+
+    def _choose_for_run(self, total_timesteps: float) -> None:
+        """What was left open and suits only long runs."""
+        paper = {name: parameter.default for name, parameter in inspect.signature(ContinuousSQL).parameters.items()}
+        names = left_open(vars(self), paper, self.chosen, self.given)
+        values = for_run(total_timesteps)
+        vars(self).update({name: values.get(name, paper[name]) for name in names})
+        self.chosen = {name: value for name, value in values.items() if name in names}
+        self._setup_lr_schedule()
+        self._sampler_lr_schedule = FloatSchedule(self.sampler_learning_rate)
+        assert isinstance(self.train_freq, TrainFreq)
+        in_steps = self.train_freq.unit == TrainFrequencyUnit.STEP and self.gradient_steps > 0
+        per_step = self.gradient_steps / (self.train_freq.frequency * self.n_envs) if in_steps else 1.0
+        found = doubts(total_timesteps, self.learning_starts, per_step, self.target_update_interval if self.tau == 1 else None)
+        if found:
+            warnings.warn(f"This run of {total_timesteps:g} steps cannot learn much: {found}")
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -424,6 +462,7 @@ class ContinuousSQL(GuardedOffPolicy):
         :raises ValueError: if the file is damaged or was saved by another class, or the environment has other spaces
         """
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model.given = sorted({*model.given, *kwargs})
         if "ent_coef" in kwargs:
             model.policy.ent_coef.fill_(model.ent_coef)
         return model

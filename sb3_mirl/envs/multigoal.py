@@ -1,6 +1,7 @@
 """A point in the plane and four goals, equally good: what a policy with one mode cannot do. With its exact solution."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -95,7 +96,9 @@ class MultiGoalEnv(gym.Env[Any, Any]):
         if options and "position" in options:
             start = np.asarray(options["position"], dtype=np.float64)
             if start.shape != (2,) or not (np.abs(start) <= BOUND).all():
-                raise ValueError(f'options["position"]={options["position"]!r} must be two numbers in [-{BOUND:g}, {BOUND:g}].')
+                raise ValueError(
+                    f'options["position"]={options["position"]!r} must be two numbers in [-{BOUND:g}, {BOUND:g}].'
+                )
         self.path = [start]
         return self._observation(), {"goal": self._goal()}
 
@@ -144,6 +147,57 @@ class MultiGoalEnv(gym.Env[Any, Any]):
         for centre, radius, colour in discs:
             image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2] = _RGB[colour]
         return image
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """
+    Episodes of a policy, side by side.
+
+    :param returns: (n,) undiscounted
+    :param lengths: (n,) steps
+    :param goal: (n,) number of the goal that was reached, -1 for none
+    :param paths: (n, limit + 1, 2) positions; NaN after the end
+    """
+
+    returns: Array
+    lengths: NDArray[np.int64]
+    goal: NDArray[np.int64]
+    paths: Array
+
+    @property
+    def shares(self) -> Array:
+        """(5,) fraction of the episodes that reach each goal, and none."""
+        return np.bincount(self.goal % 5, minlength=5) / len(self.goal)
+
+
+def rollouts(act: Callable[[Array], Any], n: int, seed: int, reward: Reward = "distance") -> Rollouts:
+    """
+    Run n episodes of :class:`MultiGoalEnv` at once; "goal" is that at the end of an episode.
+
+    :param act: from positions (k, 2) of the episodes that go on to velocities (k, 2)
+    :param n: number of episodes
+    :param seed: of the starts
+    :param reward: see :class:`MultiGoalEnv`
+    :return: the episodes
+    """
+    limit = TIME_LIMIT[reward]
+    paths = np.full((n, limit + 1, 2), np.nan)
+    paths[:, 0] = np.random.default_rng(seed).normal(0, START_STD, (n, 2))
+    position, going = paths[:, 0].copy(), np.arange(n)
+    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+    for step in range(1, limit + 1):
+        velocity = np.asarray(act(position[going]), dtype=np.float64).clip(-1, 1)
+        position[going] = paths[going, step] = (position[going] + velocity).clip(-BOUND, BOUND)
+        rewards, reached = reward_of(position[going], velocity, reward)
+        returns[going] += rewards
+        lengths[going] += 1
+        going = going[~reached]
+        if not len(going):
+            break
+    distances = np.linalg.norm(position[:, None] - GOALS, axis=-1)
+    goal = np.where(distances.min(1) < GOAL_DISTANCE, distances.argmin(1), -1)
+    return Rollouts(returns, lengths, goal, paths)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ with extra("zoo"):
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_mirl.continuous_sql import ContinuousSQL
 from sb3_mirl.mirl import MIRL
 from sb3_mirl.soft_a2c import SoftA2C, SoftPQN
 from sb3_mirl.soft_dqn import SoftDQN
@@ -61,6 +62,7 @@ ALGORITHMS = {
     "mirl": Registration(MIRL, search.sample_mirl_params, search.convert_params),
     "softdqn": Registration(SoftDQN, search.sample_softdqn_params, search.convert_params),
     "virel": Registration(VIREL, search.sample_virel_params, convert_offpolicy_params),
+    "continuoussql": Registration(ContinuousSQL, search.sample_continuoussql_params, search.convert_continuoussql_params),
     "softa2c": Registration(SoftA2C, search.sample_softa2c_params, convert_onpolicy_params),
     "softpqn": Registration(SoftPQN, search.sample_softpqn_params, search.convert_softpqn_params),
 }

@@ -9,7 +9,7 @@ its arguments, and returns arguments of its class.
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import sample_a2c_params, sample_sac_params
+from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_a2c_params, sample_sac_params
 
 from sb3_mirl.hyperparameters import resolve
 
@@ -41,6 +41,38 @@ def sample_virel_params(trial: optuna.Trial, n_actions: int, n_envs: int, additi
         # averages over 1 to 100 gradient updates
         "residual_lr": trial.suggest_float("residual_lr", 1e-2, 1.0, log=True),
     }
+
+
+def sample_continuoussql_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample one set of hyperparameters for ContinuousSQL.
+
+    :param trial: Optuna's trial
+    :param n_actions: unused, as in the zoo's sampler for SAC
+    :param n_envs: unused
+    :param additional_args: the zoo's: whether HER is used, and its arguments
+    :return: arguments of ContinuousSQL
+    """
+    return {
+        **sample_sac_params(trial, n_actions, n_envs, additional_args),
+        "target_update_interval": 1,
+        "sampler_learning_rate": trial.suggest_float("sampler_learning_rate", 1e-5, 2e-3, log=True),
+        # reward: from hardly any to much randomness for rewards of about 1
+        "ent_coef": trial.suggest_float("ent_coef", 1e-3, 1e1, log=True),
+        "value_sampling": trial.suggest_categorical("value_sampling", ["mixture", "uniform"]),
+    }
+
+
+def convert_continuoussql_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the sampled values of ContinuousSQL into arguments: the target critics follow at every update.
+
+    :param sampled_params: what Optuna stored
+    :return: arguments of ContinuousSQL
+    """
+    return {**convert_offpolicy_params(sampled_params), "target_update_interval": 1}
 
 
 def sample_softa2c_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """
 Runs SB3's own tests of an algorithm, from the source distribution of the installed version, with our classes in its place.
 
-    python tests/conformance/run.py [--algo MIRL SoftDQN VIREL VIREL-mixed SoftA2C] [--workers 2]
+    python tests/conformance/run.py [--algo MIRL SoftDQN VIREL VIREL-mixed SoftA2C ContinuousSQL] [--workers 2]
 
 Every test that passes for SB3's algorithm must pass for each class; exits with 1 otherwise.
 """
@@ -23,7 +23,7 @@ PACKAGE = f"stable_baselines3-{VERSION}"
 CACHE = Path(sys.prefix) / "sb3-tests" / PACKAGE  # in the virtual environment: fetched once, never committed
 # starts by deleting stable_baselines3 from sys.modules, and with it the replacement
 NOT_ABOUT_IT = "not test_sb3_import_without_optional_deps"
-PARENTS = {"MIRL": "DQN", "SoftDQN": "DQN", "VIREL": "SAC", "VIREL-mixed": "SAC", "SoftA2C": "A2C"}
+PARENTS = {"MIRL": "DQN", "SoftDQN": "DQN", "VIREL": "SAC", "VIREL-mixed": "SAC", "SoftA2C": "A2C", "ContinuousSQL": "DDPG"}
 # these have one critic, where this class needs two
 ONE_CRITIC = ["test_infinite_horizon[True-SAC]", "test_infinite_horizon[False-SAC]", "test_offpolicy_multi_env[SAC]"]
 EXCEPT = {"VIREL-mixed": ONE_CRITIC}
