@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_mirl.maths import action_scores
+from sb3_mirl.soft_dqn.mlp import PlainMLP, plain_mlp
 
 LARGE = 2**20
 """Weights of a linear layer whose products cost more than the Python around them: NatureCNN's has 1.6e6."""
@@ -37,6 +38,7 @@ class SoftQNetwork(QNetwork):
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         # looked up once: SB3 looks into the arrays of the space at every call
         self.holder: list[Any] = []  # the policy, in a list that hides it from PyTorch: it is not a part of the network
+        self._takes_numbers = isinstance(space, spaces.Box)
         self._images = {key for key, part in parts.items() if self.normalize_images and is_image_space(part)}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
@@ -46,6 +48,10 @@ class SoftQNetwork(QNetwork):
             parts = {key: self._preprocess(key, value, space[key]) for key, value in obs.items()}
             return features_extractor(parts)
         return features_extractor(self._preprocess("", obs, space))
+
+    def plain(self) -> PlainMLP | None:
+        """Return the network in NumPy where that is the same and faster, else None."""
+        return plain_mlp(self) if self._takes_numbers and type(self) is SoftQNetwork else None
 
     def _preprocess(self, key: str, obs: Any, space: spaces.Space[Any]) -> Any:
         return obs.float() / 255.0 if key in self._images else preprocess_obs(obs, space, normalize_images=False)
