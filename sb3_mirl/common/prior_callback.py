@@ -19,7 +19,7 @@ from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
 from sb3_mirl.maths import entropy, floored_log_prior, kkt_gap, update_prior
-from sb3_mirl.maths.arrays import as_float64, at_hand, clip, log_softmax, namespace
+from sb3_mirl.maths.arrays import as_float64, at_hand, clip, log_softmax, namespace, silent
 
 FIGURES = 50
 """Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
@@ -92,8 +92,8 @@ class RecentPolicies:
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats, NaN before the first state."""
-        means = self._means()
-        return (entropy(namespace(means).log(means[:-1])) - means[-1]).item()
+        log_marginal, mean_entropy = self._means()
+        return (entropy(log_marginal) - mean_entropy).item()
 
     def kkt_gap(self, log_prior: Any) -> float:
         """
@@ -101,12 +101,15 @@ class RecentPolicies:
 
         :param log_prior: (A,) log rho(a), an array or a tensor like the policies
         """
-        means = self._means()
-        return kkt_gap(namespace(means).log(means[None, :-1]), log_prior).item()
+        log_marginal, _ = self._means()
+        return kkt_gap(log_marginal[None], log_prior).item()
 
-    def _means(self) -> Any:
-        # a sum whose terms have left again may be a little below 0
-        return clip(self._sums / min(self.n_seen, len(self._ring)), low=0)
+    def _means(self) -> tuple[Any, Any]:
+        """log E_s[pi(a|s)], (A,), and E_s[H(pi(.|s))]."""
+        # a sum that all its terms have left may be a little below 0
+        means = clip(self._sums / min(self.n_seen, len(self._ring)), low=0)
+        with silent(means):
+            return namespace(means).log(means[:-1]), means[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs."""

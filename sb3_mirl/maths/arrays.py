@@ -33,7 +33,7 @@ def clip(x: Any, low: float = -np.inf, high: float = np.inf) -> Any:
     """Return a tensor, an array or a number within its bounds; NaN stays."""
     if isinstance(x, th.Tensor):
         return x.clamp(low, high)
-    return min(max(x, low), high) if isinstance(x, float) else np.clip(x, low, high)
+    return min(max(x, low), high) if isinstance(x, float) else np.minimum(np.maximum(x, low), high)
 
 
 def log_softmax(x: Any) -> Any:
@@ -53,7 +53,7 @@ def is_finite(x: Any) -> bool:
 
 def is_at_hand(x: Any) -> bool:
     """Whether values can be looked at without waiting for an accelerator."""
-    return not isinstance(x, th.Tensor) or x.device.type == "cpu"
+    return not isinstance(x, th.Tensor) or x.is_cpu
 
 
 def at_hand(x: Any) -> Any:
@@ -61,4 +61,6 @@ def at_hand(x: Any) -> Any:
     Return the array that shares the memory of a tensor on the CPU, and what is elsewhere as it is. On a few numbers NumPy's
     operators take a fraction of the time of torch's.
     """
-    return x.detach().numpy() if isinstance(x, th.Tensor) and x.device.type == "cpu" else x
+    if not isinstance(x, th.Tensor) or not x.is_cpu:
+        return x
+    return x.detach().numpy() if x.requires_grad else x.numpy()

@@ -46,10 +46,11 @@ def update_prior(prior: Array, probs: Array, lr: float | Array) -> Array:
 
 
 def _check_rate(lr: Any, n: int) -> None:
+    fits: bool
     if isinstance(lr, (np.ndarray, th.Tensor)):
         fits = lr.shape == (n,) and (not is_at_hand(lr) or bool(((lr >= 0) & (lr <= 1)).all()))
     else:
-        fits = isinstance(lr, Real) and 0 <= lr <= 1
+        fits = isinstance(lr, Real) and 0 <= float(lr) <= 1
     if not fits:
         raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
 

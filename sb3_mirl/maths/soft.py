@@ -186,16 +186,17 @@ def _is_traced() -> bool:
 
 def _check(q: Any, log_prior: Any, beta: Beta) -> Any:
     """Return beta in double precision: a number, or a 0-d tensor where it is one."""
+    given: Any
     _check_actions(q, log_prior, "q")
     if isinstance(beta, (np.ndarray, th.Tensor)):
         if beta.ndim != 0:
             raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
-        if not is_at_hand(beta) or _is_traced():
+        if isinstance(beta, th.Tensor) and (not beta.is_cpu or _is_traced()):
             return beta.double()
         given = beta.item()
     else:
         given = beta
-    if not (isinstance(given, Real) and given >= 0):
+    if not (isinstance(given, Real) and float(given) >= 0):
         raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {given!r}.")
     return beta.double() if isinstance(q, th.Tensor) and isinstance(beta, th.Tensor) else float(given)
 

@@ -30,15 +30,17 @@ def plain_mlp(network: nn.Module) -> "PlainMLP | None":
         if layers is None:
             return None
         made = _made[network] = PlainMLP(network, layers)
-    return None if made.is_watched(network) else made
+    return None if made.is_watched() else made
 
 
 def _layers_of(network: nn.Module) -> list[nn.Module] | None:
     extractor, layers = getattr(network, "features_extractor", None), list(getattr(network, "q_net", ()))
     linear, between = layers[::2], layers[1::2]
     parameters = [p for layer in linear for p in (getattr(layer, "weight", None), getattr(layer, "bias", None))]
+    replaced = {"forward", "extract_features", "_compiled_call_impl"}
     fits = (
-        type(extractor) is FlattenExtractor
+        not any(replaced & vars(module).keys() for module in network.modules())
+        and type(extractor) is FlattenExtractor
         and {type(layer) for layer in linear} == {nn.Linear}
         and {type(layer) for layer in between} in ({nn.ReLU}, {nn.Tanh})
         and len(linear) == len(between) + 1
@@ -65,9 +67,13 @@ class PlainMLP:
     """
 
     def __init__(self, network: nn.Module, layers: list[nn.Module]) -> None:
-        self._modules = list(network.modules())[1:]  # not the network, by which this object is found
-        self._parts = list(network._modules.values())
-        self._layers, self._linear = layers, layers[::2]
+        modules = list(network.modules())
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        self._hooks = [getattr(module, kind) for module in modules for kind in kinds]
+        self._attributes = [vars(module) for module in modules[1:]]  # those of the network would keep it alive
+        self._submodules = [module._modules for module in modules]
+        self._structure = self._structure_of(network)
+        self._slots = [(layer._parameters, name) for layer in layers[::2] for name in ("weight", "bias")]
         self._is_relu = isinstance(layers[1], nn.ReLU)
         self.parameters = list(network.parameters())
         self._places = [p.data_ptr() for p in self.parameters]
@@ -80,31 +86,28 @@ class PlainMLP:
         self._inputs: list[np.ndarray] = []  # of the layers, in the last forward pass
 
     def is_current(self, network: nn.Module) -> bool:
-        """Whether the layers and the memory of the parameters are those that the network has now."""
-        q_net: Any = network._modules["q_net"]
+        """Whether modules, their attributes and the memory of the parameters are what they were."""
+        parameters = [slot.get(name) for slot, name in self._slots]
         return (
-            list(network._modules.values()) == self._parts
-            and list(q_net._modules.values()) == self._layers
-            and all(
-                layer._parameters.get("weight") is weight and layer._parameters.get("bias") is bias
-                for layer, weight, bias in zip(self._linear, self.parameters[::2], self.parameters[1::2], strict=True)
-            )
+            self._structure == self._structure_of(network)
+            and all(p is own for p, own in zip(parameters, self.parameters, strict=True))
             and [p.data_ptr() for p in self.parameters] == self._places
         )
 
-    def is_watched(self, network: nn.Module) -> bool:
+    def is_watched(self) -> bool:
         """Whether torch would call something on the way, compute in another precision, or leave out a gradient."""
-        for module in (network, *self._modules):
-            if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-                return True
-            if "forward" in vars(module) or "_compiled_call_impl" in vars(module):
-                return True
-        for p in self.parameters:
-            if p._backward_hooks or p._post_accumulate_grad_hooks or not p.requires_grad:
-                return True
-        return bool(_has_any_global_hook()) or th.is_autocast_enabled("cpu")
+        return (
+            any(self._hooks)
+            or bool(_has_any_global_hook())
+            or th.is_autocast_enabled("cpu")
+            or any(p._backward_hooks or p._post_accumulate_grad_hooks or not p.requires_grad for p in self.parameters)
+        )
 
-    def forward(self, observations: np.ndarray | th.Tensor) -> np.ndarray:
+    def _structure_of(self, network: nn.Module) -> list[Any]:
+        modules = [module for modules in self._submodules for module in modules.values()]
+        return [len(vars(network)), *map(len, self._attributes), *modules]
+
+    def forward(self, observations: Any) -> np.ndarray:
         """
         Return the values of observations, (B, A).
 

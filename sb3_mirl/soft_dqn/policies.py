@@ -84,6 +84,11 @@ class SoftQPolicy(dqn.DQNPolicy):
                 group["lr"] = th.tensor(float(group["lr"]), device=self.device)
         return True
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As in SB3, which walks through all modules also where the mode is set."""
+        if not self.training == self.q_net.training == mode:
+            super().set_training_mode(mode)
+
     @property
     def prior(self) -> np.ndarray:
         """(A,) rho(a), summing to 1."""

@@ -24,7 +24,7 @@ from sb3_mirl.maths.arrays import at_hand, is_finite, namespace
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.defaults import Preset, choose, default_budget, doubts, sees_images, shown
-from sb3_mirl.soft_dqn.networks import optimized
+from sb3_mirl.soft_dqn.networks import optimized, plain
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
@@ -362,10 +362,9 @@ class SoftDQN(GuardedOffPolicy, DQN):
         if self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
-        observations, _ = self.policy.obs_to_tensor(self._last_obs)
-        with th.no_grad():
-            q, beta = at_hand(self.q_net(observations)), at_hand(self.policy.beta.clone())
-        self._rollout_q, self._rollout_beta = q, beta
+        self._rollout_q = q = self._q_values(self._last_obs)
+        _, beta = self.policy.prior_and_beta_for(q)
+        self._rollout_beta = beta.clone() if isinstance(beta, th.Tensor) else beta
         greedy = self.policy.greedy_actions(q)
         actions = self._explore(greedy if isinstance(greedy, np.ndarray) else greedy.cpu().numpy())
         if not is_finite(q):
@@ -377,6 +376,14 @@ class SoftDQN(GuardedOffPolicy, DQN):
             )
         self.settle()
         return actions, actions
+
+    def _q_values(self, observations: np.ndarray | dict[str, np.ndarray]) -> Any:
+        """(n_envs, A): an array on the CPU, elsewhere a tensor."""
+        if not isinstance(observations, dict) and self.update_path == "fast" and (mlp := plain(self.q_net)) is not None:
+            return mlp.forward(observations)
+        tensors, _ = self.policy.obs_to_tensor(observations)
+        with th.no_grad():
+            return at_hand(self.q_net(tensors))
 
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
         """Replace each of the (B,) greedy actions with probability epsilon, one coin per environment."""
@@ -519,7 +526,6 @@ class SoftDQN(GuardedOffPolicy, DQN):
         if self._pending_updates is None:
             return
         (gradient_steps, batch_size), self._pending_updates = self._pending_updates, None
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         losses = at_hand(self._run_updates(gradient_steps, batch_size))
         if self._overlap:
@@ -534,19 +540,26 @@ class SoftDQN(GuardedOffPolicy, DQN):
     def _run_updates(self, n: int, batch_size: int) -> th.Tensor:
         assert self.replay_buffer is not None
         sample, rule = update.sampler(self.replay_buffer, self._vec_normalize_env), self.update_rule()
+        networks = (self.policy.q_net, self.policy.q_net_target)
+        if rule.in_numpy and all(plain(network, rule.bfloat16) for network in networks):
+            return update.fast_updates(self.policy, sample, rule, n, batch_size)  # no layer knows of a training mode
+        self.policy.set_training_mode(True)
         if self.update_path == "eager":
             return update.eager_updates(self.policy, sample, rule, n, batch_size)
         updates: Callable[..., th.Tensor] = update.fast_updates
         if self.device.type == "cuda":
             self._captured_updates = updates = self._captured_updates or CapturedUpdates()
-        with optimized((self.policy.q_net, self.policy.q_net_target), rule.bfloat16):
+        with optimized(networks, rule.bfloat16):
             return updates(self.policy, sample, rule, n, batch_size)
 
     def update_rule(self) -> update.UpdateRule:
         """Return the constants of the next updates."""
         beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
         bfloat16 = self.precision == "bfloat16"
-        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16)
+        in_numpy = self.update_path == "fast" and self.device.type == "cpu"
+        return update.UpdateRule(
+            self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16, in_numpy
+        )
 
     def _overlaps_updates(self) -> bool:
         """Whether the updates after a rollout are launched once its successor's first actions are known, to run on the
