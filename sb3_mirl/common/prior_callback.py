@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.maths import floored_log_prior, kkt_gap, mutual_information, update_prior
+from sb3_mirl.maths import entropy, floored_log_prior, kkt_gap, update_prior
+from sb3_mirl.maths.arrays import as_float64, at_hand, clip, log_softmax, namespace, silent
 
 FIGURES = 50
 """Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
@@ -47,8 +48,81 @@ class LearnsPrior(Protocol):
         """beta max_a Q(s, a), mean over environments; NaN where it is not known."""
 
     @property
-    def rollout_log_probs(self) -> th.Tensor | None:
+    def rollout_log_probs(self) -> np.ndarray | th.Tensor | None:
         """(n_envs, A) log pi(a|s) at the states in which the current actions were chosen; None while they are random."""
+
+
+class RecentPolicies:
+    """
+    The policies at the most recent states, with running sums, so that their means cost the same whatever the window. The
+    sums are made anew at each turn of the ring: rounding does not grow.
+
+    :param window: number of states
+    :param n_actions: A
+    :param device: where the policies are if they are tensors, None for arrays
+    """
+
+    def __init__(self, window: int, n_actions: int, device: th.device | None = None) -> None:
+        self.n_seen = 0
+        shape = (window, n_actions + 1)  # pi(.|s) and its entropy
+        self._ring: Any = np.zeros(shape) if device is None else th.zeros(shape, dtype=th.float64, device=device)
+        self._sums: Any = self._ring.sum(0)
+
+    def add(self, log_probs: Any) -> None:
+        """
+        Take in policies, in place of the oldest.
+
+        :param log_probs: (n, A) log pi(a|s), n <= window, an array or a tensor
+        """
+        xp, log_probs = namespace(log_probs), as_float64(log_probs)
+        new = xp.concatenate([xp.exp(log_probs), entropy(log_probs)[:, None]], 1)
+        if isinstance(new, th.Tensor) and isinstance(self._ring, np.ndarray):  # loaded
+            self._ring, self._sums = (th.from_numpy(x).to(new.device) for x in (self._ring, self._sums))
+        start = self.n_seen % len(self._ring)
+        room = len(self._ring) - start
+        self.n_seen += len(new)
+        if len(new) < room:
+            places = self._ring[start : start + len(new)]
+            self._sums += (new - places).sum(0)
+            places[...] = new
+        else:
+            self._ring[start:] = new[:room]
+            self._ring[: len(new) - room] = new[room:]
+            self._sums = self._ring.sum(0)
+
+    def mutual_information(self) -> float:
+        """Return I(S; A) in nats, NaN before the first state."""
+        log_marginal, mean_entropy = self._means()
+        return (entropy(log_marginal) - mean_entropy).item()
+
+    def kkt_gap(self, log_prior: Any) -> float:
+        """
+        Return max_a E_s[pi(a|s)] / rho(a) - 1, NaN before the first state.
+
+        :param log_prior: (A,) log rho(a), an array or a tensor like the policies
+        """
+        log_marginal, _ = self._means()
+        return kkt_gap(log_marginal[None], log_prior).item()
+
+    def _means(self) -> tuple[Any, Any]:
+        """log E_s[pi(a|s)], (A,), and E_s[H(pi(.|s))]."""
+        # a sum that all its terms have left may be a little below 0
+        means = clip(self._sums / min(self.n_seen, len(self._ring)), low=0)
+        with silent(means):
+            return namespace(means).log(means[:-1]), means[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs."""
+        ring, sums = (x.cpu().numpy() if isinstance(x, th.Tensor) else x.copy() for x in (self._ring, self._sums))
+        return {"ring": ring, "sums": sums, "n_seen": self.n_seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on with the policies of another object.
+
+        :param state: from :meth:`state_dict`
+        """
+        self._ring, self._sums, self.n_seen = state["ring"].copy(), state["sums"].copy(), state["n_seen"]
 
 
 class PriorCallback(BaseCallback):
@@ -81,8 +155,7 @@ class PriorCallback(BaseCallback):
         self.n_calls = 0
         self.interval = 1  # calls of env.step between two points of the history
         self._points: dict[int, tuple[int, np.ndarray, float, float, float]] = {}  # by the call they were made at
-        self._recent: th.Tensor | None = None  # (window, A) log pi(.|s) of the last states, a ring
-        self._n_folded = 0
+        self._recent: RecentPolicies | None = None
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -113,9 +186,8 @@ class PriorCallback(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record, with all that is needed to go on with it."""
-        recent = None if self._recent is None else self._recent.cpu()
-        counters = {"n_calls": self.n_calls, "interval": self.interval, "n_folded": self._n_folded}
-        return {**counters, "points": self._points, "recent": recent}
+        recent = None if self._recent is None else self._recent.state_dict()
+        return {"n_calls": self.n_calls, "interval": self.interval, "points": self._points, "recent": recent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -123,8 +195,15 @@ class PriorCallback(BaseCallback):
 
         :param state: from :meth:`state_dict`
         """
-        self.n_calls, self.interval, self._n_folded = (state[name] for name in ("n_calls", "interval", "n_folded"))
-        self._points, self._recent = dict(state["points"]), state["recent"]
+        self.n_calls, self.interval, self._points = state["n_calls"], state["interval"], dict(state["points"])
+        recent, self._recent = state["recent"], None
+        if isinstance(recent, dict):
+            self._recent = RecentPolicies(*recent["ring"][:, 1:].shape)
+            self._recent.load_state_dict(recent)
+        elif recent is not None:  # until 0.2: (window, A) log pi(.|s), of which ``n_folded`` have been written
+            n_folded, window = state["n_folded"], len(recent)
+            self._recent = RecentPolicies(*recent.shape)
+            self._recent.add(at_hand(recent.roll(-n_folded, 0))[max(window - n_folded, 0) :])
 
     @property
     def action_names(self) -> list[str]:
@@ -155,36 +234,31 @@ class PriorCallback(BaseCallback):
                 self._record()
         return True
 
-    def fold(self, log_probs: th.Tensor, weights: th.Tensor | None = None) -> None:
+    def fold(self, log_probs: Any, weights: Any = None) -> None:
         """
         Update the prior by policies one after the other, Eq. (11), and remember them.
 
-        :param log_probs: (n_envs, A) log pi(a|s)
+        :param log_probs: (n_envs, A) log pi(a|s), an array or a tensor
         :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
         """
-        policy, model = self._learner.policy, self._learner
+        model, log_probs = self._learner, at_hand(log_probs)
         if model.prior_lr > 0:
-            rates = model.prior_lr if weights is None else model.prior_lr * weights
-            prior = update_prior(policy.log_prior.softmax(-1), log_probs.exp(), rates)
-            policy.log_prior.copy_(floored_log_prior(prior, model.prior_floor))
+            xp, log_prior = namespace(log_probs), at_hand(model.policy.log_prior)
+            rates = model.prior_lr if weights is None else model.prior_lr * at_hand(weights)
+            prior = update_prior(xp.exp(log_softmax(log_prior)), xp.exp(log_probs), rates)
+            log_prior[...] = floored_log_prior(prior, model.prior_floor)
         if self._recent is None:
-            self._recent = log_probs.new_full((max(self.window, len(log_probs)), log_probs.shape[1]), math.nan)
-        self._recent = self._recent.to(log_probs.device)
-        rows = (self._n_folded + th.arange(len(log_probs), device=log_probs.device)) % len(self._recent)
-        self._recent[rows] = log_probs
-        self._n_folded += len(log_probs)
+            device = log_probs.device if isinstance(log_probs, th.Tensor) else None
+            self._recent = RecentPolicies(max(self.window, len(log_probs)), log_probs.shape[1], device)
+        self._recent.add(log_probs)
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats over the most recent states, NaN before the first."""
-        if self._recent is None:
-            return float("nan")
-        return mutual_information(self._recent[: self._n_folded]).item()
+        return math.nan if self._recent is None else self._recent.mutual_information()
 
     def kkt_gap(self) -> float:
         """Return max_a E_s[pi(a|s)] / rho(a) - 1 over the same states, NaN before the first: 0 at a fixed point of rho."""
-        if self._recent is None:
-            return float("nan")
-        return kkt_gap(self._recent[: self._n_folded], self._learner.policy.log_prior).item()
+        return math.nan if self._recent is None else self._recent.kkt_gap(at_hand(self._learner.policy.log_prior))
 
     def _record(self) -> None:
         model = self._learner
@@ -203,7 +277,7 @@ class PriorCallback(BaseCallback):
         prior = self._learner.prior
         for name, probability in zip(self._log_names, prior, strict=True):
             self.logger.record(f"train/prior/{name}", float(probability), exclude="stdout")
-        self.logger.record("rollout/prior_entropy", th.special.entr(th.from_numpy(prior)).sum().item())
+        self.logger.record("rollout/prior_entropy", entropy(self._learner.policy.log_prior).item())
         if self._recent is not None:
             self.logger.record("rollout/mutual_information", self.mutual_information())
             self.logger.record("rollout/kkt_gap", self.kkt_gap())

@@ -1,4 +1,4 @@
-"""The formulas of the papers, each defined once: torch tensors in, torch tensors out.
+"""The formulas of the papers, each defined once, for NumPy's arrays and torch's tensors: what goes in comes out.
 
 Symbols (shapes are batch-first; A = number of actions, B = batch size):
 
@@ -21,6 +21,7 @@ from sb3_mirl.maths.returns import n_step_soft_returns, soft_q_returns, soft_ret
 from sb3_mirl.maths.soft import (
     action_scores,
     boltzmann_log_probs,
+    entropy,
     entropy_bonus,
     kl_to_prior,
     mutual_information,
@@ -43,6 +44,7 @@ __all__ = [
     "action_scores",
     "bellman_target",
     "boltzmann_log_probs",
+    "entropy",
     "entropy_bonus",
     "floored_log_prior",
     "importance_soft_value",

@@ -2,9 +2,12 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch as th
 
+from sb3_mirl.maths.arrays import Array, as_float64, cast_like, clip, is_at_hand, namespace, silent
 from sb3_mirl.maths.averages import moving_average
 
 _TOLERANCE = 1e-3  # of a sum of probabilities, in any precision
@@ -23,7 +26,7 @@ def uniform_log_prior(n_actions: int) -> th.Tensor:
     return th.full((n_actions,), -math.log(n_actions), dtype=th.float64)
 
 
-def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float | th.Tensor) -> th.Tensor:
+def update_prior(prior: Array, probs: Array, lr: float | Array) -> Array:
     """
     rho <- (1 - alpha_rho) rho + alpha_rho pi(.|s), Eq. (11), for B policies applied one after the other.
 
@@ -33,26 +36,26 @@ def update_prior(prior: th.Tensor, probs: th.Tensor, lr: float | th.Tensor) -> t
     :return: (A,) the new prior, of the dtype of ``prior``; it sums to 1 where its inputs do
     :raises ValueError: if the shapes do not match, the rate is outside [0, 1], or probabilities do not sum to 1
     """
-    probs = th.atleast_2d(probs).to(prior.dtype)
-    _check_rate(lr, len(probs))
-    if prior.dim() != 1 or probs.dim() != 2 or probs.shape[1] != prior.shape[0]:
+    probs = cast_like(namespace(probs).atleast_2d(probs), prior)
+    if prior.ndim != 1 or probs.ndim != 2 or probs.shape[1] != prior.shape[0]:
         raise ValueError(f"prior must be (A,) and probs (B, A), got {tuple(prior.shape)} and {tuple(probs.shape)}.")
+    _check_rate(lr, len(probs))
     _check_distribution("prior", prior)
     _check_distribution("probs", probs)
     return moving_average(prior, probs, lr.to(prior) if isinstance(lr, th.Tensor) else lr)
 
 
-def _check_rate(lr: float | th.Tensor, n: int) -> None:
-    if isinstance(lr, th.Tensor):
-        # an accelerator is not waited for
-        fits = lr.shape == (n,) and (lr.device.type != "cpu" or bool(((lr >= 0) & (lr <= 1)).all()))
+def _check_rate(lr: Any, n: int) -> None:
+    fits: bool
+    if isinstance(lr, (np.ndarray, th.Tensor)):
+        fits = lr.shape == (n,) and (not is_at_hand(lr) or bool(((lr >= 0) & (lr <= 1)).all()))
     else:
-        fits = isinstance(lr, Real) and 0 <= lr <= 1
+        fits = isinstance(lr, Real) and 0 <= float(lr) <= 1
     if not fits:
         raise ValueError(f"The prior's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
 
 
-def mixed_with_uniform(prior: th.Tensor, weight: float) -> th.Tensor:
+def mixed_with_uniform(prior: Array, weight: float) -> Array:
     """
     (1 - w) rho(a) + w / |A|: no action becomes rarer than w / |A| (the remedy of section 7).
 
@@ -67,11 +70,11 @@ def mixed_with_uniform(prior: th.Tensor, weight: float) -> th.Tensor:
     return _mix(prior, weight)
 
 
-def _mix(prior: th.Tensor, weight: float | th.Tensor) -> th.Tensor:
+def _mix(prior: Any, weight: Any) -> Any:
     return (1 - weight) * prior + weight / prior.shape[-1]
 
 
-def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
+def floored_log_prior(prior: Array, floor: float) -> Array:
     """
     log rho(a) after mixing in just enough of the uniform distribution that rho(a) >= floor.
 
@@ -88,11 +91,12 @@ def floored_log_prior(prior: th.Tensor, floor: float) -> th.Tensor:
     _check_distribution("prior", prior)
     # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor
     lowest = prior.min()
-    weight = ((floor - lowest) / (1 / n_actions - lowest).clamp(min=1e-300)).clamp(0, 1)
-    return _mix(prior, weight).log()
+    weight = clip((floor - lowest) / clip(1 / n_actions - lowest, low=1e-300), 0, 1)
+    with silent(prior):
+        return namespace(prior).log(_mix(prior, weight))
 
 
-def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
+def kkt_gap(log_probs: Array, log_prior: Array) -> Array:
     """
     max_a c(a) - 1 with c(a) = E_s[pi(a|s)] / rho(a), over the given states: how far rho is from a fixed point of Eq. (11).
 
@@ -104,18 +108,20 @@ def kkt_gap(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
     :return: scalar, >= 0 up to rounding; inf where the policy takes an action that the prior excludes
     :raises ValueError: if the shapes do not match
     """
-    if log_probs.dim() != 2 or log_prior.shape != log_probs.shape[1:]:
+    if log_probs.ndim != 2 or log_prior.shape != log_probs.shape[1:]:
         raise ValueError(
             f"log_probs must be (B, A) and log_prior (A,), got {tuple(log_probs.shape)} and {tuple(log_prior.shape)}."
         )
-    marginal = log_probs.double().exp().mean(0)
-    return th.where(marginal > 0, marginal / log_prior.double().exp(), 0.0).amax() - 1
+    xp: Any = namespace(log_probs)
+    with silent(log_probs):
+        marginal = xp.exp(as_float64(log_probs)).mean(0)
+        return xp.where(marginal > 0, marginal / xp.exp(as_float64(log_prior)), 0.0).max() - 1
 
 
-def _check_distribution(name: str, probs: th.Tensor) -> None:
+def _check_distribution(name: str, probs: Any) -> None:
     """On average over the leading axes: the sum is all that it costs. An accelerator is not waited for."""
-    if probs.device.type != "cpu":
+    if not is_at_hand(probs):
         return
-    mean_sum = probs.sum().item() * probs.shape[-1] / probs.numel()
+    mean_sum = probs.sum().item() / math.prod(probs.shape[:-1])
     if not (abs(mean_sum - 1) < _TOLERANCE and probs.min().item() >= 0):
         raise ValueError(f"{name} must hold probabilities that sum to 1, got {probs.tolist()}.")

@@ -7,22 +7,28 @@ is a few hundred numbers: the precision costs nothing beside the network that ma
 
 import math
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
+
+from sb3_mirl.maths.arrays import Array, as_float64, cast_like, clip, is_at_hand, log_softmax, namespace, silent
+
+Beta = float | np.ndarray | th.Tensor
 
 # Stand-ins for beta = 0 and beta = inf that keep 1/beta finite; every float64 result is the limit already
 _MIN_BETA, _MAX_BETA = 1e-100, 1e100
 
 
 class _Shifted(NamedTuple):
-    log_rho: th.Tensor  # (A,) normalised
-    best_q: th.Tensor  # (..., 1) max of q over the support of rho
-    x: th.Tensor  # (..., A) beta (q - best_q), 0 outside the support
-    beta: th.Tensor  # scalar in [1e-100, 1e100]
+    rho: Any  # (A,) normalised
+    log_rho: Any  # (A,)
+    best_q: Any  # (..., 1) max of q over the support of rho
+    x: Any  # (..., A) beta (q - best_q), 0 outside the support
+    beta: Any  # scalar in [1e-100, 1e100]
 
 
-def soft_value(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
+def soft_value(q: Array, log_prior: Array, beta: Beta) -> Array:
     """
     Soft value V(s) = 1/beta log sum_a rho(a) exp(beta Q(s, a)), the log-partition function of Eq. (8) over beta.
 
@@ -35,11 +41,12 @@ def soft_value(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> t
     :return: (...) soft values, of the dtype of ``q``
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
-    s = _shift(q, log_prior, beta)
-    return (s.best_q.squeeze(-1) + _log_partition(s.log_rho.exp(), s.x) / s.beta).to(q.dtype)
+    with silent(q):
+        s = _shift(q, log_prior, beta)
+        return cast_like(s.best_q[..., 0] + _log_partition(s.rho, s.x) / s.beta, q)
 
 
-def boltzmann_log_probs(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
+def boltzmann_log_probs(q: Array, log_prior: Array, beta: Beta) -> Array:
     """
     The optimal policy for a fixed prior, log pi(a|s) = log rho(a) + beta (Q(s, a) - V(s)), Eq. (8).
 
@@ -49,11 +56,12 @@ def boltzmann_log_probs(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Ten
     :return: (..., A) log-probabilities, float64; -inf where rho(a) = 0
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
-    s = _shift(q, log_prior, beta)
-    return (s.log_rho + s.x).log_softmax(-1)
+    with silent(q):
+        s = _shift(q, log_prior, beta)
+        return log_softmax(s.log_rho + s.x)
 
 
-def action_scores(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
+def action_scores(q: Array, log_prior: Array, beta: Beta) -> Array:
     """
     Scores with the order of log rho(a) + beta Q(s, a); their argmax is the greedy action of section 4.1.
 
@@ -65,14 +73,14 @@ def action_scores(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -
     :return: (..., A) scores, float64; -inf where rho(a) = 0
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
-    beta = _check(q, log_prior, beta)
-    log_rho = log_prior.double()
-    # the sum over max(beta, 1), as beta = inf needs
-    scores = beta.clamp(max=1) * q.double() + (1 / beta).clamp(max=1) * log_rho
-    return scores.masked_fill(log_rho == -th.inf, -th.inf)
+    beta, log_rho = _check(q, log_prior, beta), as_float64(log_prior)
+    with silent(q):
+        # the sum over max(beta, 1), as beta = inf needs
+        scores = clip(beta, high=1) * as_float64(q) + log_rho / clip(beta, low=1)
+        return namespace(q).where(log_rho == -math.inf, -math.inf, scores)
 
 
-def kl_to_prior(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
+def kl_to_prior(log_probs: Array, log_prior: Array) -> Array:
     """
     KL(pi(.|s) || rho) = sum_a pi(a|s) log(pi(a|s) / rho(a)), the information cost of Eq. (2).
 
@@ -82,26 +90,43 @@ def kl_to_prior(log_probs: th.Tensor, log_prior: th.Tensor) -> th.Tensor:
     :raises ValueError: if the shapes do not match or ``log_prior`` is no prior
     """
     _check_actions(log_probs, log_prior, "log_probs")
-    probs = log_probs.exp()
-    log_ratio = log_probs - log_prior.to(th.float64).log_softmax(-1)
-    return th.where(probs > 0, probs * log_ratio, 0.0).sum(-1)
+    xp = namespace(log_probs)
+    with silent(log_probs):
+        probs = xp.exp(log_probs)
+        log_ratio = log_probs - log_softmax(as_float64(log_prior))
+        return xp.where(probs > 0, probs * log_ratio, 0.0).sum(-1)
 
 
-def mutual_information(log_probs: th.Tensor) -> th.Tensor:
+def entropy(log_probs: Array) -> Array:
     """
-    I(S; A) = E_s[KL(pi(.|s) || E_s[pi(.|s)])] over the given states, weighted equally (Proposition 1).
+    H(pi(.|s)) = -sum_a pi(a|s) log pi(a|s).
+
+    :param log_probs: (..., A) log pi(a|s)
+    :return: (...) in nats, float64
+    """
+    xp, log_probs = namespace(log_probs), as_float64(log_probs)
+    with silent(log_probs):
+        probs = xp.exp(log_probs)
+        return -xp.where(probs > 0, probs * log_probs, 0.0).sum(-1)
+
+
+def mutual_information(log_probs: Array) -> Array:
+    """
+    I(S; A) = H(E_s[pi(.|s)]) - E_s[H(pi(.|s))] over the given states, weighted equally (Proposition 1).
 
     :param log_probs: (B, A) log pi(a|s) of B states
-    :return: scalar, in nats, between 0 and log A
+    :return: scalar, in nats, between 0 and log A up to rounding
     :raises ValueError: if ``log_probs`` is not a matrix
     """
-    if log_probs.dim() != 2:
+    if log_probs.ndim != 2:
         raise ValueError(f"log_probs must have shape (B, A), one row per state, got {tuple(log_probs.shape)}.")
-    marginal = log_probs.double().exp().mean(0)
-    return kl_to_prior(log_probs.double(), marginal.log()).mean()
+    xp = namespace(log_probs)
+    with silent(log_probs):
+        marginal = xp.exp(as_float64(log_probs)).mean(0)
+        return entropy(xp.log(marginal)) - entropy(log_probs).mean()
 
 
-def entropy_bonus(n_actions: int, beta: float | th.Tensor) -> float | th.Tensor:
+def entropy_bonus(n_actions: int, beta: Any) -> Any:
     """
     log|A| / beta, by which the entropy-regularised value exceeds the one with KL to a uniform prior
     (Schulman, Chen & Abbeel 2017, Eq. 83: their target has no log|A| term).
@@ -112,9 +137,7 @@ def entropy_bonus(n_actions: int, beta: float | th.Tensor) -> float | th.Tensor:
     return math.log(n_actions) / beta
 
 
-def soft_q_target(
-    reward: th.Tensor, discount: th.Tensor, next_q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor
-) -> th.Tensor:
+def soft_q_target(reward: Array, discount: Array, next_q: Array, log_prior: Array, beta: Beta) -> Array:
     """
     Soft Bellman target (T_soft Q)(s, a, s') = r + gamma / beta log sum_a' rho(a') exp(beta Q(s', a')), Eq. (12).
 
@@ -131,25 +154,29 @@ def soft_q_target(
             "reward and discount must have the shape of next_q without its last axis, got "
             f"reward {tuple(reward.shape)}, discount {tuple(discount.shape)}, next_q {tuple(next_q.shape)}."
         )
-    return reward + discount * soft_value(next_q, log_prior, beta)
+    with silent(reward):
+        return reward + discount * soft_value(next_q, log_prior, beta)
 
 
-def _shift(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> _Shifted:
-    beta = _check(q, log_prior, beta).clamp(_MIN_BETA, _MAX_BETA)
-    log_rho = log_prior.double().log_softmax(-1)
-    rho, q = log_rho.exp(), q.double()
-    best_q = q.detach().masked_fill(rho == 0, -th.inf).amax(-1, keepdim=True)
-    x = beta * (th.where(rho > 0, q, best_q) - best_q)
-    return _Shifted(log_rho, best_q, x, beta)
+def _shift(q: Any, log_prior: Any, beta: Beta) -> _Shifted:
+    xp = namespace(q)
+    beta = clip(_check(q, log_prior, beta), _MIN_BETA, _MAX_BETA)
+    log_rho, q = log_softmax(as_float64(log_prior)), as_float64(q)
+    rho = xp.exp(log_rho)
+    constant = q.detach() if isinstance(q, th.Tensor) else q
+    best_q = xp.amax(xp.where(rho > 0, constant, -math.inf), -1, keepdims=True)
+    x = beta * (xp.where(rho > 0, q, best_q) - best_q)
+    return _Shifted(rho, log_rho, best_q, x, beta)
 
 
-def _log_partition(rho: th.Tensor, x: th.Tensor) -> th.Tensor:
+def _log_partition(rho: Any, x: Any) -> Any:
     """log sum_a rho(a) exp(x(a)) for x <= 0, to full relative precision near 0 too, where soft values divide it by beta."""
-    z = (rho * x.exp()).sum(-1)
-    z_minus_1 = (rho * x.expm1()).sum(-1)
+    xp = namespace(x)
+    z = (rho * xp.exp(x)).sum(-1)
+    z_minus_1 = (rho * xp.expm1(x)).sum(-1)
     # both branches are exact where they are used; the inner `where` keeps the gradient of the other one finite
     near_1 = z_minus_1 > -0.5
-    return th.where(near_1, z_minus_1.where(near_1, 0.0).log1p(), z.log())
+    return xp.where(near_1, xp.log1p(xp.where(near_1, z_minus_1, 0.0)), xp.log(z))
 
 
 def _is_traced() -> bool:
@@ -157,27 +184,30 @@ def _is_traced() -> bool:
     return th.compiler.is_compiling() or th.jit.is_tracing() or th.onnx.is_in_onnx_export()
 
 
-def _check(q: th.Tensor, log_prior: th.Tensor, beta: float | th.Tensor) -> th.Tensor:
+def _check(q: Any, log_prior: Any, beta: Beta) -> Any:
+    """Return beta in double precision: a number, or a 0-d tensor where it is one."""
+    given: Any
     _check_actions(q, log_prior, "q")
-    if not isinstance(beta, th.Tensor):
-        if not (isinstance(beta, Real) and beta >= 0):
-            raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta!r}.")
-        return th.tensor(beta, dtype=th.float64, device=q.device)
-    if beta.dim() != 0:
-        raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
-    # reading a value on an accelerator would wait for it
-    if beta.device.type == "cpu" and not _is_traced() and not beta >= 0:
-        raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {beta.item()}.")
-    return beta.double()
+    if isinstance(beta, (np.ndarray, th.Tensor)):
+        if beta.ndim != 0:
+            raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
+        if isinstance(beta, th.Tensor) and (not beta.is_cpu or _is_traced()):
+            return beta.double()
+        given = beta.item()
+    else:
+        given = beta
+    if not (isinstance(given, Real) and float(given) >= 0):
+        raise ValueError(f"beta is an inverse temperature and must be in [0, inf], got {given!r}.")
+    return beta.double() if isinstance(q, th.Tensor) and isinstance(beta, th.Tensor) else float(given)
 
 
-def _check_actions(values: th.Tensor, log_prior: th.Tensor, name: str) -> None:
-    if _is_traced():
+def _check_actions(values: Any, log_prior: Any, name: str) -> None:
+    if isinstance(values, th.Tensor) and _is_traced():
         return
-    if log_prior.dim() != 1 or values.dim() == 0 or values.shape[-1] != log_prior.shape[0]:
+    if log_prior.ndim != 1 or values.ndim == 0 or values.shape[-1] != log_prior.shape[0]:
         raise ValueError(
             f"{name} must have shape (..., A) and log_prior (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."
         )
     # NaN fails both comparisons, no support the first; an accelerator is not waited for
-    if log_prior.device.type == "cpu" and not -math.inf < log_prior.amax().item() < math.inf:
+    if is_at_hand(log_prior) and not -math.inf < log_prior.max().item() < math.inf:
         raise ValueError(f"log_prior must hold logarithms of probabilities, not all of them 0, got {log_prior.tolist()}.")

@@ -1,9 +1,11 @@
 """Rules for the inverse temperature beta, and for the temperature T of VIREL."""
 
 from numbers import Real
+from typing import Any
 
 import torch as th
 
+from sb3_mirl.maths.arrays import Array, cast_like, clip, is_at_hand, namespace, silent
 from sb3_mirl.maths.averages import moving_average
 
 
@@ -21,7 +23,7 @@ def linear_beta(step: int, slope: float) -> float:
     return max(slope * step, slope)
 
 
-def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: float = th.inf) -> th.Tensor:
+def inverse_loss_beta(beta: Array, loss: Array, lr: float, max_beta: float = th.inf) -> Array:
     """
     beta <- (1 - alpha_beta) beta + alpha_beta / L, line 8 of Algorithm 1 (Leibfried et al. 2018), for n losses one after
     the other.
@@ -36,12 +38,13 @@ def inverse_loss_beta(beta: th.Tensor, loss: th.Tensor, lr: float, max_beta: flo
     """
     if not (isinstance(lr, Real) and 0 <= lr <= 1):
         raise ValueError(f"beta's rate is the weight of an average and must be in [0, 1], got {lr!r}.")
-    if loss.dim() > 1 or loss.numel() == 0:
+    if loss.ndim > 1 or 0 in loss.shape:
         raise ValueError(f"loss must be a scalar or (n,), one value per update, got shape {tuple(loss.shape)}.")
-    # an accelerator is not waited for
-    if loss.device.type == "cpu" and not loss.min().item() >= 0:
+    if is_at_hand(loss) and not loss.min().item() >= 0:
         raise ValueError(f"A loss is not negative and a number, got {loss.tolist()}.")
-    inverse = th.atleast_1d(loss).to(beta.dtype).reciprocal().clamp(max=max_beta)  # (n,)
+    xp: Any = namespace(loss)
+    with silent(loss):
+        inverse = clip(1 / cast_like(xp.atleast_1d(loss), beta), high=max_beta)  # (n,)
     return moving_average(beta, inverse, lr)
 
 

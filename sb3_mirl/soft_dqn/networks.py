@@ -1,10 +1,12 @@
 """DQN's network: SB3's for everybody who looks at it, and faster while gradients are computed."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
@@ -14,6 +16,8 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_mirl.maths import action_scores
+from sb3_mirl.maths.arrays import at_hand
+from sb3_mirl.soft_dqn.mlp import PlainMLP, plain_mlp
 
 LARGE = 2**20
 """Weights of a linear layer whose products cost more than the Python around them: NatureCNN's has 1.6e6."""
@@ -69,6 +73,61 @@ class SoftQNetwork(QNetwork):
         if self.holder:
             log_prior, beta = self.holder[0].log_prior.tolist(), float(self.holder[0].beta)
         return {**super()._get_constructor_parameters(), "log_prior": log_prior, "beta": beta}
+
+
+def plain(network: nn.Module, bfloat16: bool = False) -> PlainMLP | None:
+    """
+    Return a network in NumPy where that gives the same and is faster, else None.
+
+    :param network: of a :class:`SoftQPolicy`
+    :param bfloat16: whether it computes in bfloat16
+    """
+    if (
+        bfloat16
+        or type(network) is not SoftQNetwork
+        or network._images
+        or not isinstance(network.observation_space, spaces.Box)
+    ):
+        return None
+    return plain_mlp(network)
+
+
+class ByTorch:
+    """
+    What :class:`~sb3_mirl.soft_dqn.mlp.PlainMLP` does, for any network on the CPU.
+
+    :param network: of a :class:`SoftQPolicy`
+    :param bfloat16: whether it computes in bfloat16
+    """
+
+    def __init__(self, network: nn.Module, bfloat16: bool) -> None:
+        self._network, self._bfloat16 = network, bfloat16
+        self._parameters = list(network.parameters())
+        self._values = self._norms = th.empty(0)
+
+    def forward(self, observations: PyTorchObs) -> np.ndarray:
+        """As in PlainMLP."""
+        with th.autocast("cpu", th.bfloat16, enabled=self._bfloat16):
+            self._values = self._network(observations).float()
+        return cast(np.ndarray, at_hand(self._values))
+
+    def backward(self, grad: np.ndarray) -> None:
+        """As in PlainMLP."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._values.backward(th.from_numpy(grad))
+
+    def gradient_norm(self) -> float:
+        """As in PlainMLP."""
+        return math.hypot(*th.stack(th._foreach_norm(self._gradients)).tolist())
+
+    def scale_gradient(self, factor: float) -> None:
+        """As in PlainMLP."""
+        th._foreach_mul_(self._gradients, factor)
+
+    @property
+    def _gradients(self) -> list[th.Tensor]:
+        return [p.grad for p in self._parameters if p.grad is not None]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn import policies as dqn
 
 from sb3_mirl.maths import action_scores, boltzmann_log_probs, uniform_log_prior
+from sb3_mirl.maths.arrays import Array, at_hand
 from sb3_mirl.soft_dqn.networks import SoftQNetwork
 
 ADAM = {"eps": 1.5e-4}
@@ -83,19 +84,32 @@ class SoftQPolicy(dqn.DQNPolicy):
                 group["lr"] = th.tensor(float(group["lr"]), device=self.device)
         return True
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As in SB3, which walks through all modules also where the mode is set."""
+        if not self.training == self.q_net.training == mode:
+            super().set_training_mode(mode)
+
     @property
     def prior(self) -> np.ndarray:
         """(A,) rho(a), summing to 1."""
         return self.log_prior.softmax(-1).cpu().numpy()
 
-    def greedy_actions(self, q: th.Tensor) -> th.Tensor:
+    def greedy_actions(self, q: Array) -> Array:
         """
         Return argmax_a pi(a|s), Eq. (8), for given action values.
 
-        :param q: (B, A) Q(s, a)
-        :return: (B,) actions
+        :param q: (B, A) Q(s, a), an array or a tensor
+        :return: (B,) actions, the same
         """
-        return action_scores(q, self.log_prior, self.beta).argmax(-1)
+        return action_scores(q, *self.prior_and_beta_for(q)).argmax(-1)
+
+    def prior_and_beta_for(self, q: Array) -> tuple[Array, Any]:
+        """
+        Return ``log_prior`` and ``beta`` as formulas take them beside given action values.
+
+        :param q: an array, on the CPU, or a tensor
+        """
+        return (at_hand(self.log_prior), self.beta.item()) if isinstance(q, np.ndarray) else (self.log_prior, self.beta)
 
     def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
         """

@@ -20,10 +20,11 @@ from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 from sb3_mirl.common.prior_callback import action_names
 from sb3_mirl.maths import boltzmann_log_probs, linear_beta
+from sb3_mirl.maths.arrays import at_hand, is_finite, namespace
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.defaults import Preset, choose, default_budget, doubts, sees_images, shown
-from sb3_mirl.soft_dqn.networks import optimized
+from sb3_mirl.soft_dqn.networks import optimized, plain
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SoftQPolicy
 
 SelfSoftDQN = TypeVar("SelfSoftDQN", bound="SoftDQN")
@@ -197,9 +198,9 @@ class SoftDQN(GuardedOffPolicy, DQN):
         self.chosen: dict[str, Any] = {}  # by name, what this class has chosen for arguments that were left open
         self.chosen_for: float | None = None  # environment steps of the run for which; None before a run begins
 
-        self.mean_loss: th.Tensor | None = None  # scalar, of the last updates
-        self.rollout_q_values: th.Tensor | None = None  # (n_envs, A) Q at the states of the current actions
-        self._rollout_beta: th.Tensor | None = None  # scalar, beta when these actions were chosen
+        self._losses: Any = None  # (n,) of the last updates: an array on the CPU, elsewhere a tensor
+        self._rollout_q: Any = None  # (n_envs, A) Q at the states of the current actions, the same
+        self._rollout_beta: Any = None  # scalar, beta when these actions were chosen
         self._epsilon_ceiling = 1.0
         self._captured_updates: CapturedUpdates | None = None
         self._pending_updates: tuple[int, int] | None = None  # (gradient_steps, batch_size) asked for and not yet run
@@ -226,16 +227,28 @@ class SoftDQN(GuardedOffPolicy, DQN):
     @property
     def beta_max_q(self) -> float:
         """beta max_a Q(s, a) of Figure 8, mean over the environments' current states; NaN before the first."""
-        if self.rollout_q_values is None:
+        if self._rollout_q is None:
             return math.nan
-        return self.beta * self.rollout_q_values.amax(-1).mean().item()
+        return self.beta * namespace(self._rollout_q).amax(self._rollout_q, -1).mean().item()
 
     @property
-    def rollout_log_probs(self) -> th.Tensor | None:
-        """(n_envs, A) log pi(a|s) at the states of the current actions, None while actions are still random."""
-        if self.rollout_q_values is None or self._rollout_beta is None:
+    def mean_loss(self) -> th.Tensor | None:
+        """Scalar, mean loss of the last updates; None before the first."""
+        return None if self._losses is None else th.as_tensor(self._losses).mean()
+
+    @property
+    def rollout_q_values(self) -> th.Tensor | None:
+        """(n_envs, A) Q(s, a) at the states of the current actions, None while actions are still random."""
+        return None if self._rollout_q is None else th.as_tensor(self._rollout_q)
+
+    @property
+    def rollout_log_probs(self) -> np.ndarray | th.Tensor | None:
+        """(n_envs, A) log pi(a|s) at the states of the current actions, None while actions are still random: an array on the
+        CPU, elsewhere a tensor."""
+        if self._rollout_q is None:
             return None
-        return boltzmann_log_probs(self.rollout_q_values, self.policy.log_prior, self._rollout_beta)
+        log_prior, _ = self.policy.prior_and_beta_for(self._rollout_q)
+        return boltzmann_log_probs(self._rollout_q, log_prior, self._rollout_beta)
 
     # Building
 
@@ -349,19 +362,28 @@ class SoftDQN(GuardedOffPolicy, DQN):
         if self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
-        observations, _ = self.policy.obs_to_tensor(self._last_obs)
-        with th.no_grad():
-            self.rollout_q_values, self._rollout_beta = self.q_net(observations), self.policy.beta.clone()
-        actions = self._explore(self.policy.greedy_actions(self.rollout_q_values).cpu().numpy())
-        if not th.isfinite(self.rollout_q_values).all():
+        self._rollout_q = q = self._q_values(self._last_obs)
+        _, beta = self.policy.prior_and_beta_for(q)
+        self._rollout_beta = beta.clone() if isinstance(beta, th.Tensor) else beta
+        greedy = self.policy.greedy_actions(q)
+        actions = self._explore(greedy if isinstance(greedy, np.ndarray) else greedy.cpu().numpy())
+        if not is_finite(q):
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
-        if self.mean_loss is not None and not th.isfinite(self.mean_loss):
+        if self._losses is not None and not is_finite(self._losses):
             raise ValueError(
                 f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
                 "can still be saved. Lower learning_rate or scale the rewards."
             )
         self.settle()
         return actions, actions
+
+    def _q_values(self, observations: np.ndarray | dict[str, np.ndarray]) -> Any:
+        """(n_envs, A): an array on the CPU, elsewhere a tensor."""
+        if not isinstance(observations, dict) and self.update_path == "fast" and (mlp := plain(self.q_net)) is not None:
+            return mlp.forward(observations)
+        tensors, _ = self.policy.obs_to_tensor(observations)
+        with th.no_grad():
+            return at_hand(self.q_net(tensors))
 
     def _explore(self, greedy: np.ndarray) -> np.ndarray:
         """Replace each of the (B,) greedy actions with probability epsilon, one coin per environment."""
@@ -452,7 +474,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         elif total_timesteps + self.num_timesteps != self._total_timesteps:
             # epsilon goes on from where it was: the schedule's new length must not raise it again
             self._epsilon_ceiling = self.exploration_rate
-        self.rollout_q_values = None
+        self._rollout_q = None
         begins = reset_num_timesteps or self.num_timesteps == 0
         if begins:
             self._choose_for_run(total_timesteps)
@@ -504,13 +526,12 @@ class SoftDQN(GuardedOffPolicy, DQN):
         if self._pending_updates is None:
             return
         (gradient_steps, batch_size), self._pending_updates = self._pending_updates, None
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        losses = self._run_updates(gradient_steps, batch_size)
+        losses = at_hand(self._run_updates(gradient_steps, batch_size))
         if self._overlap:
             self.policy.set_training_mode(False)
         self._n_updates += gradient_steps
-        self.mean_loss = losses.mean()
+        self._losses = losses
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.device.type == "cpu":
             # elsewhere reading the loss would wait for the device, and is left to `dump_logs`
@@ -519,19 +540,26 @@ class SoftDQN(GuardedOffPolicy, DQN):
     def _run_updates(self, n: int, batch_size: int) -> th.Tensor:
         assert self.replay_buffer is not None
         sample, rule = update.sampler(self.replay_buffer, self._vec_normalize_env), self.update_rule()
+        networks = (self.policy.q_net, self.policy.q_net_target)
+        if rule.in_numpy and all(plain(network, rule.bfloat16) for network in networks):
+            return update.fast_updates(self.policy, sample, rule, n, batch_size)  # no layer knows of a training mode
+        self.policy.set_training_mode(True)
         if self.update_path == "eager":
             return update.eager_updates(self.policy, sample, rule, n, batch_size)
         updates: Callable[..., th.Tensor] = update.fast_updates
         if self.device.type == "cuda":
             self._captured_updates = updates = self._captured_updates or CapturedUpdates()
-        with optimized((self.policy.q_net, self.policy.q_net_target), rule.bfloat16):
+        with optimized(networks, rule.bfloat16):
             return updates(self.policy, sample, rule, n, batch_size)
 
     def update_rule(self) -> update.UpdateRule:
         """Return the constants of the next updates."""
         beta_lr = self.beta_lr if self.beta_schedule == "inverse_loss" else 0.0
         bfloat16 = self.precision == "bfloat16"
-        return update.UpdateRule(self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16)
+        in_numpy = self.update_path == "fast" and self.device.type == "cpu"
+        return update.UpdateRule(
+            self.gamma, self.max_grad_norm, beta_lr, self.beta_max, self.entropy_bonus, bfloat16, in_numpy
+        )
 
     def _overlaps_updates(self) -> bool:
         """Whether the updates after a rollout are launched once its successor's first actions are known, to run on the
@@ -550,15 +578,15 @@ class SoftDQN(GuardedOffPolicy, DQN):
         """Record the loss, beta and :attr:`beta_max_q`."""
         self._record_loss()
         self.logger.record("train/beta", self.beta)
-        if self.rollout_q_values is not None:
+        if self._rollout_q is not None:
             self.logger.record("train/beta_max_q", self.beta_max_q)
 
     def _record_loss(self) -> None:
-        if self.mean_loss is not None:
-            self.logger.record("train/loss", self.mean_loss.item())
+        if self._losses is not None:
+            self.logger.record("train/loss", self._losses.mean().item())
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["mean_loss", "rollout_q_values", "_rollout_beta", "_captured_updates", "_pending_updates", "_overlap"]
+        own = ["_losses", "_rollout_q", "_rollout_beta", "_captured_updates", "_pending_updates", "_overlap"]
         return [*super()._excluded_save_params(), *own]
 
 

@@ -1,8 +1,10 @@
 """Gradient updates of soft Q-learning as functions of networks and tensors, without the algorithm around them."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
@@ -11,7 +13,9 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
+from sb3_mirl.maths.arrays import at_hand, clip, is_at_hand, is_finite, namespace, silent
 from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn.networks import ByTorch, plain
 from sb3_mirl.soft_dqn.policies import SoftQPolicy, leaves_out_bad_steps
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
@@ -45,6 +49,7 @@ class UpdateRule(NamedTuple):
     beta_max: float
     entropy_bonus: bool
     bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
+    in_numpy: bool = False  # on the CPU: losses and small networks
 
 
 def eager_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
@@ -61,6 +66,7 @@ def eager_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int
     :return: (n,) losses
     :raises ValueError: on the CPU, for a target, loss or gradient that is not finite
     """
+    rule = rule._replace(in_numpy=False)
     losses = [gradient_update(policy, make_batch(policy, sample(1, batch_size), rule), rule) for _ in range(n)]
     return follow_losses(policy, th.stack(losses), rule)
 
@@ -72,7 +78,7 @@ def fast_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int,
     """
     sizes = [min(AT_ONCE, n - first) for first in range(0, n, AT_ONCE)]
     losses = [_losses_on(policy, sample(size, batch_size), rule, size) for size in sizes]
-    return follow_losses(policy, th.cat(losses), rule)
+    return follow_losses(policy, losses[0] if len(losses) == 1 else th.cat(losses), rule)
 
 
 def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
@@ -81,11 +87,10 @@ def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> 
 
 
 def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
-    batches = split(make_batch(policy, data, rule), n)
-    return th.stack([gradient_update(policy, batch, rule) for batch in batches])
+    losses = [gradient_update(policy, batch, rule) for batch in split(make_batch(policy, data, rule), n)]
+    return th.tensor(losses) if rule.in_numpy else th.stack(losses)
 
 
-@th.no_grad()
 def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
     """
     Compute the targets of transitions, Eq. (12).
@@ -96,19 +101,29 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
     :return: the transitions with their targets
     :raises ValueError: on the CPU, for a target that is not finite
     """
-    discounts = rule.gamma if data.discounts is None else data.discounts.squeeze(1)
-    rewards, discounts = data.rewards.squeeze(1), discounts * (1 - data.dones.squeeze(1))
-    at_once = CPU_ROWS if rewards.device.type == "cpu" else len(rewards)
-    parts = [_rows(data.next_observations, slice(i, i + at_once)) for i in range(0, len(rewards), at_once)]
-    with _autocast(rewards, rule):
-        next_q = th.cat([policy.q_net_target(part) for part in parts]).float()  # (n B, A)
-    targets = soft_q_target(rewards, discounts, next_q, policy.log_prior, policy.beta)
+    rewards, dones = at_hand(data.rewards)[:, 0], at_hand(data.dones)[:, 0]
+    discounts = (rule.gamma if data.discounts is None else at_hand(data.discounts)[:, 0]) * (1 - dones)
+    next_q = _target_values(policy, data.next_observations, rule)  # (n B, A)
+    log_prior, beta = policy.prior_and_beta_for(next_q)
+    targets = soft_q_target(rewards, discounts, next_q, log_prior, beta)
     if rule.entropy_bonus:
-        targets = targets + discounts * entropy_bonus(policy.log_prior.shape[0], policy.beta)
-    if targets.device.type == "cpu" and not th.isfinite(targets).all():
+        targets = targets + discounts * entropy_bonus(len(log_prior), beta)
+    if is_at_hand(targets) and not is_finite(targets):
         values = {"the rewards": rewards, "the target network's Q(s', a')": next_q, "the soft targets": targets}
         raise ValueError(_describe_non_finite(values))
-    return Minibatch(data.observations, data.actions.long(), targets.float())
+    return Minibatch(data.observations, data.actions.long(), th.as_tensor(targets, dtype=th.float32))
+
+
+def _target_values(policy: SoftQPolicy, observations: PyTorchObs, rule: UpdateRule) -> Any:
+    """(n B, A): an array on the CPU, elsewhere a tensor."""
+    network: Any = policy.q_net_target
+    if rule.in_numpy and (mlp := plain(network, rule.bfloat16)) is not None:
+        return mlp.forward(observations)
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    at_once = CPU_ROWS if first.device.type == "cpu" else len(first)
+    parts = [_rows(observations, slice(i, i + at_once)) for i in range(0, len(first), at_once)]
+    with th.no_grad(), _autocast(first, rule):
+        return at_hand(th.cat([network(part) for part in parts]).float())
 
 
 def split(batch: Columns, n: int) -> list[Columns]:
@@ -119,6 +134,8 @@ def split(batch: Columns, n: int) -> list[Columns]:
     :param n: number of parts
     :return: n batches of equal size, in order
     """
+    if n == 1:
+        return [batch]
     size, make = len(batch.actions) // n, cast(Any, type(batch))
     return [make(*(_rows(column, slice(i * size, (i + 1) * size)) for column in batch)) for i in range(n)]
 
@@ -129,7 +146,7 @@ def _rows(column: Any, rows: slice) -> Any:
     return None if column is None else column[rows]
 
 
-def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> th.Tensor:
+def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> Any:
     """
     Update theta once, line 7 of Algorithm 1: the loss is that of Eq. (13) with Huber's function in place of the
     square (footnote 4), averaged over the batch.
@@ -140,6 +157,8 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     :return: scalar, the loss before the step; NaN if the step was left out because it or its gradient is not finite
     :raises ValueError: in place of that NaN on the CPU, and for optimisers that cannot leave out a step
     """
+    if rule.in_numpy:
+        return _update_in_numpy(policy, batch, rule)
     with _autocast(batch.targets, rule):
         q = policy.q_net(batch.observations)
     q = q.float().gather(1, batch.actions).squeeze(1)  # (B,)
@@ -159,7 +178,28 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     return loss.detach() + zero
 
 
-@th.no_grad()
+def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> float:
+    network = plain(policy.q_net, rule.bfloat16) or ByTorch(policy.q_net, rule.bfloat16)
+    actions, targets = at_hand(batch.actions)[:, 0], at_hand(batch.targets)  # (B,)
+    with silent(targets):
+        values = network.forward(batch.observations)  # (B, A)
+        rows = np.arange(len(values))
+        q = values[rows, actions]
+        error = q - targets
+        slope = clip(error, -1, 1)  # Huber's derivative
+        loss = float((slope * (error - 0.5 * slope)).mean())
+        grad = np.zeros_like(values)
+        grad[rows, actions] = slope / len(values)
+        network.backward(grad)
+        norm = network.gradient_norm()
+    if not math.isfinite(loss + norm):
+        raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": np.array(norm)}))
+    if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
+        network.scale_gradient(rule.max_grad_norm / (norm + 1e-6))  # as torch's clip_grad_norm_
+    policy.optimizer.step()
+    return loss
+
+
 def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> th.Tensor:
     """
     Let beta follow the losses of the updates, line 8 of Algorithm 1 for each of them, unless one is NaN.
@@ -170,8 +210,10 @@ def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> t
     :return: the losses
     """
     if rule.beta_lr > 0:
-        beta = inverse_loss_beta(policy.beta, losses, rule.beta_lr, rule.beta_max).clamp(max=rule.beta_max)
-        policy.beta.copy_(th.where(beta.isnan(), policy.beta, beta))
+        beta: Any = at_hand(policy.beta)
+        new = clip(inverse_loss_beta(beta, at_hand(losses), rule.beta_lr, rule.beta_max), high=rule.beta_max)
+        xp = namespace(beta)
+        beta[...] = xp.where(xp.isnan(new), beta, new)
     return losses
 
 
@@ -212,8 +254,8 @@ def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
     return norm
 
 
-def _describe_non_finite(values: dict[str, th.Tensor]) -> str:
-    culprit = next((name for name, value in values.items() if not th.isfinite(value).all()), "the loss")
+def _describe_non_finite(values: dict[str, Any]) -> str:
+    culprit = next((name for name, value in values.items() if not is_finite(value)), "the loss")
     return (
         f"Training stopped before the weights changed: {culprit} of a minibatch are not finite. "
         "Lower learning_rate or scale the rewards; the model can still be saved."
