@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, TypeVar
