@@ -24,6 +24,7 @@ from sb3_mirl.experiments import AGENTS, MINATAR, Run, Settings, run_all
 from sb3_mirl.experiments.results import collect
 
 GAME = "freeway"
+TABULAR = {"ql": "Q-learning", "sql": "SQL", "sql_m": "SQL_m", "mirl": "MIRL"}
 PLAYERS = {"dqn": "DQN (SoftDQN at β = ∞)", "mirl": "MIRL"}
 # of both agents; the paper's are for runs that are 500 times as long
 HYPERPARAMETERS = {
@@ -68,7 +69,7 @@ def main() -> None:
     parts = {
         "Figure 1 of the paper: MIRL and its baselines on two gridworlds": ("half a minute", gridworlds, out / "gridworlds"),
         "MIRL beside DQN on MinAtar's Freeway": ("two to three minutes", freeway, out / GAME),
-        "A minute of Atari's Breakout: train, save, reload, play": ("a minute and a half", atari, out / "breakout"),
+        "A real Atari game, Breakout: train, save, reload, play": ("a minute and a half", atari, out / "breakout"),
     }
     print("Three parts, five minutes in all on two cores:")
     for number, (title, (duration, _, _)) in enumerate(parts.items(), 1):
@@ -95,12 +96,8 @@ def main() -> None:
 def gridworlds(size: Size, seed: int, out: Path) -> None:
     example("reproduce_gridworlds.py", out, *size.gridworlds, stdout=subprocess.DEVNULL)
     returns = pd.read_csv(out / "evaluations.csv").query("world == 'corridor' and timestep <= 100_000")
-    means = (
-        returns.groupby("agent")["mean_return"]
-        .mean()
-        .rename({"ql": "Q-learning", "sql": "SQL", "sql_m": "SQL_m", "mirl": "MIRL"})
-    )
-    print("Mean return in the 3 x 20 corridor while learning: " + ", ".join(f"{a} {mean:.1f}" for a, mean in means.items()))
+    means = returns.groupby("agent")["mean_return"].mean().sort_values(ascending=False)
+    print("Mean return in the 3 x 20 corridor while learning: " + ", ".join(f"{TABULAR[a]} {m:.1f}" for a, m in means.items()))
 
 
 def freeway(size: Size, seed: int, out: Path) -> None:
