@@ -28,7 +28,7 @@ extensions = [
     "sphinx_design",
     "messages",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "results/tables"]
 
 html_theme = "furo"
 html_title = f"sb3_mirl {release}"
@@ -48,7 +48,6 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_in_temp = True
 nb_merge_streams = True
-nb_execution_excludepatterns = [] if hasattr(sb3_mirl, "ContinuousSQL") else ["*multigoal*"]
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints = "description"
@@ -75,7 +74,7 @@ intersphinx_mapping = (
 # What is not ours may be unknown here; every reference to `sb3_mirl...` must exist.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sb3_mirl\.).*"),
-    (r"py:class", r"sb3_mirl\..*\.(_\w+|Self\w+|Action|Agent|Algorithm|M|Model)"),  # private bases, type variables
+    (r"py:class", r"sb3_mirl\..*\.(_\w+|Self\w+|Action|Agent|Algorithm|Array|M|Model)"),  # private bases, type variables
     (r"py:class", r"sb3_mirl\..*\.(Columns|Costs|Rule)"),  # names of types for short
 ]
 
@@ -86,24 +85,13 @@ for package in ("sb3_mirl.envs", "sb3_mirl.irl", "sb3_mirl.tabular"):
         setattr(module, name, getattr(module, name))
 
 
-def escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Leave ``|A|`` and ``pi(a|s)`` of the docstrings what they are: in reStructuredText bars mark substitutions."""
+def escape_marks(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Leave ``|A|``, ``pi(a|s)`` and ``(*size, d)`` of the docstrings what they are: bars and stars are markup of Sphinx."""
     for i, line in enumerate(lines):
         parts = re.split(r"(``.*?``)", line)
-        lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
-
-
-def drop_what_is_not_there(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Leave out what stands between ``<!-- if NAME -->`` and ``<!-- end -->`` while ``sb3_mirl`` has no NAME."""
-    source[0] = re.sub(
-        r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n",
-        lambda found: found[2] if hasattr(sb3_mirl, found[1]) else "",
-        source[0],
-        flags=re.DOTALL,
-    )
+        lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|").replace("(*", r"(\*") for part in parts)
 
 
 def setup(app: Sphinx) -> None:
     """Register what the configuration adds to Sphinx."""
-    app.connect("autodoc-process-docstring", escape_bars)
-    app.connect("source-read", drop_what_is_not_there)
+    app.connect("autodoc-process-docstring", escape_marks)

@@ -20,8 +20,6 @@ import sb3_mirl
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *sorted(DOCS.rglob("*.md"))]
-if not hasattr(sb3_mirl, "ContinuousSQL"):
-    PAGES = [page for page in PAGES if page.name not in ("continuous_sql.md", "multigoal.md")]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 
 STEPS = 200  # of every training in a code block
