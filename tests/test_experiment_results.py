@@ -113,8 +113,11 @@ def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return capsys.readouterr().out
 
 
-def test_the_numbers_of_the_results_pages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = report(monkeypatch, capsys, "minatar")
+def test_the_numbers_of_the_results_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = report(monkeypatch, capsys, "minatar", "--figures", tmp_path)
+    assert (tmp_path / "minatar_seeds.png").stat().st_size > 10_000
     assert "60 tests, p < 0.05 in 16 of them; in 0 after Holm's correction, in 4 after" in told
     assert re.search(r"\| asterix, greedy \| 6.61 \[.*\] \(5\) \|", told)
     training, greedy = told.split("training: probability")[1].split("greedy: probability")

@@ -88,7 +88,7 @@ def test_raw_results_of_every_run_snapshot_and_way_to_explore(experiment: Path) 
 
 def test_each_figure_of_the_paper_is_drawn(experiment: Path) -> None:
     drawn = {path.name.rsplit(".")[0] for path in experiment.glob("*.png")}
-    assert {name[:8] for name in drawn} == {f"figure_{n}" for n in range(2, 9)} | {"aggregat", "rare_act"}
+    assert {name[:8] for name in drawn} == {f"figure_{n}" for n in range(2, 9)} | {"aggregat", "rare_act", "seeds"}
     assert "| rare_action, prior |" in (experiment / "table.md").read_text()
 
 
@@ -97,7 +97,7 @@ def test_plots_only_needs_nothing_but_the_csvs(experiment: Path, tmp_path: Path)
         shutil.copy(path, tmp_path)
     done = command("reproduce_minatar.py", *ARGUMENTS, "--plots-only", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*.png"))) == 9
+    assert len(list(tmp_path.glob("*.png"))) == 10
     assert (tmp_path / "table.md").read_text() == (experiment / "table.md").read_text()
 
 
@@ -477,6 +477,6 @@ def test_the_atari_command_writes_table_1_and_the_figures(tmp_path: Path) -> Non
     table = pd.read_csv(tmp_path / "table_1.csv", index_col=0)
     assert table.loc["Boxing", "paper's MIRL"] == 2338.89
     assert -2400 < table.loc["Boxing", "MIRL"] < 2400
-    assert len(list(tmp_path.glob("*.png"))) == 8
+    assert len(list(tmp_path.glob("*.png"))) == 9
     lengths = pd.read_csv(tmp_path / "episodes.csv")["length"]
     assert lengths.max() <= 4500
