@@ -305,5 +305,6 @@ def test_the_rare_actions_figure_has_labels_and_its_legend_outside(monkeypatch: 
 def test_curves_of_games_go_as_far_as_all_seeds_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshots = some_snapshots("g", ["sql"]).iloc[:-1]
     figures, csvs = drawn_from(monkeypatch, snapshots, a_prior("g", "mirl", ["A"]))
-    (line,) = figures.game_curves(csvs, ["sql"]).axes[0].lines
+    *seeds, line = figures.game_curves(csvs, ["sql"]).axes[0].lines
+    assert [list(seed.get_ydata()) for seed in seeds] == [[50], [51]], "every seed is a thin line"
     assert line.get_xdata().tolist() == [50] and line.get_ydata().tolist() == [50.5]

@@ -153,7 +153,7 @@ def test_a_run_that_fails_or_is_killed_is_named_and_the_others_go_on(
 def test_a_stopped_command_leaves_checkpoints_and_a_killed_one_no_workers(tmp_path: Path) -> None:
     line = [sys.executable, str(EXAMPLES / "reproduce_minatar.py"), "--games", "rare_action", "--algos", "mirl"]
     line += ["--seeds", "1", "--timesteps", "8e7", "--snapshot-every", "2e4", "--eval-episodes", "1", "--out", str(tmp_path)]
-    folder, deadline = tmp_path / RUN.folder, time.monotonic() + 240
+    folder, deadline = tmp_path / RUN.folder, time.monotonic() + 500
     for stop in (signal.SIGTERM, signal.SIGKILL):
         with (tmp_path / "stderr").open("w") as file:
             parent = subprocess.Popen(line, stderr=file)
@@ -168,8 +168,9 @@ def test_a_stopped_command_leaves_checkpoints_and_a_killed_one_no_workers(tmp_pa
             assert time.monotonic() < deadline
             time.sleep(0.2)
         said = (tmp_path / "stderr").read_text()
-        assert "leaked" not in said and "Traceback" not in said
+        assert "Traceback" not in said
         if stop == signal.SIGTERM:
+            assert "leaked" not in said  # what a killed parent leaves, Python's resource tracker cleans up, and says so
             assert "Interrupted: the same command goes on from here." in said
             (checkpoint,) = (folder / "checkpoint").glob("checkpoint_*")
             saved = int(checkpoint.name.split("_")[1])

@@ -1,6 +1,7 @@
 """Where the runs of an experiment are executed: in processes of this machine (loky), or on a cluster (Ray)."""
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -93,7 +94,11 @@ def on_ray(work: Work, runs: Sequence[Run], address: str | None, cpus: float, gp
         import ray
     begun = not ray.is_initialized()
     if begun:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(address=address, log_to_driver=False)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own would abort
+                signal.signal(number, handler)
     task: Any = ray.remote(lambda run: work(run)).options(num_cpus=cpus, num_gpus=gpus, max_retries=3)
     busy = {task.remote(run): run for run in runs}
     try:
