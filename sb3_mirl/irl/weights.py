@@ -100,7 +100,7 @@ def feature_scales(features: Features) -> Array:
     return np.where(scales > 0, scales, 1.0)
 
 
-def start_weights(network: RoadNetwork, log_reference: Array | None = None) -> Array:
+def start_weights(network: RoadNetwork) -> Array:
     """Weights (K,) with which every edge costs something and every row sum of exp(r) is below 1, so that z is finite.
 
     They are -s / mean |f_k| for features that are never negative, s / mean |f_k| for those never positive, 0 for others; s is
@@ -122,10 +122,9 @@ def start_weights(network: RoadNetwork, log_reference: Array | None = None) -> A
             f"{network.name_edge(int(edge))} has only zeros among the features that are never negative, so that it would cost "
             "nothing: give every edge a constant feature (1 each), or the fit initial_weights"
         )
-    bonus = np.zeros(network.n_edges) if log_reference is None else log_reference
 
     def fits(log2_s: float) -> bool:
-        return bool(np.bincount(network.tail, np.exp(2.0**log2_s * rewards + bonus)).max() < _ROW_SUM)
+        return bool(np.bincount(network.tail, np.exp(2.0**log2_s * rewards)).max() < _ROW_SUM)
 
     low_s, high_s = -20.0, 0.0
     while not fits(high_s):
