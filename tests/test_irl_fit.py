@@ -242,11 +242,12 @@ def test_a_fit_that_is_cut_short_says_so(town):
 
 def test_the_start_costs_something_everywhere(town):
     network, _, _ = town
-    theta = start_weights(network)
-    sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
-    assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
+    for signed in (False, True):
+        theta = start_weights(network, signed)
+        sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
+        assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
     mixed = RoadNetwork(network.tail, network.head, network.features * [1, -1, 1, 1])
-    assert (mixed.rewards(start_weights(mixed)) < 0).all()
+    assert (mixed.rewards(start_weights(mixed, signed=True)) < 0).all()
 
 
 def test_the_minimiser_turns_back_from_where_the_function_is_infinite():

@@ -145,7 +145,7 @@ class MaxEntRouteChoice(Parameters):
 
     def _start(self, likelihood: RouteLikelihood) -> Array:
         if self.initial_weights is None:
-            return start_weights(self.network)
+            return start_weights(self.network, signed=self.optimizer == "exponentiated")
         start = as_weights(self.network, "initial_weights", self.initial_weights)
         likelihood.check_finite(start)
         return start
