@@ -198,7 +198,8 @@ class SamplerPolicy(BasePolicy):
                 for name, parameter in network.named_parameters()
                 if not (network is self.critic and self.share_features_extractor and name.startswith("features_extractor"))
             ]
-            network.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)
+            arguments: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+            network.optimizer = self.optimizer_class(parameters, **arguments)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Sampler:
         """
