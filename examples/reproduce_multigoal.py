@@ -53,6 +53,7 @@ def make_model(agent: str, seed: int, timesteps: int) -> BaseAlgorithm:
     common = {**values, "seed": seed, "device": "cpu"}
     if agent == "sql":
         return ContinuousSQL(env=ENV, **common)
+    common["policy_kwargs"] = {"net_arch": values["policy_kwargs"]["net_arch"]}
     for name in ("sampler_learning_rate", "n_particles", "n_kernel_particles", "n_value_particles"):
         del common[name]
     if agent == "ddpg":

@@ -323,7 +323,7 @@ def solve(
         new = best[:, 0, :, 0] + alpha * np.log(total)
         change, v = np.abs(new - v).max(), new
         if change < 1e-6 * max(1.0, np.abs(v).max()):
-            return Solution(grid.astype(np.float64), actions, v, alpha, gamma, reward)
+            return Solution(grid, np.asarray(actions, dtype=np.float64), v, alpha, gamma, reward)
 
 
 def _interpolation(grid: Array, coordinates: Array) -> Array:
