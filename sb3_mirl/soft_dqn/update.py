@@ -9,13 +9,12 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
 from sb3_mirl.maths.arrays import at_hand, clip, is_at_hand, is_finite, namespace, silent
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn.networks import ByTorch, plain
+from sb3_mirl.soft_dqn.networks import ByTorch, plain, prepared
 from sb3_mirl.soft_dqn.policies import SoftQPolicy, leaves_out_bad_steps
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
@@ -87,7 +86,10 @@ def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> 
 
 
 def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
-    losses = [gradient_update(policy, batch, rule) for batch in split(make_batch(policy, data, rule), n)]
+    batch = make_batch(policy, data, rule)
+    with _autocast(batch.targets, rule):
+        batch = batch._replace(observations=prepared(policy.q_net, batch.observations))
+    losses = [gradient_update(policy, part, rule) for part in split(batch, n)]
     return th.tensor(losses) if rule.in_numpy else th.stack(losses)
 
 
@@ -164,18 +166,34 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     q = q.float().gather(1, batch.actions).squeeze(1)  # (B,)
     loss = F.smooth_l1_loss(q, batch.targets)
 
-    policy.optimizer.zero_grad()
+    optimizer = policy.optimizer
+    optimizer.zero_grad()
     loss.backward()
-    norm = _clip_gradients(policy.q_net, rule.max_grad_norm)
-    total = loss.detach() + norm
+    gradients = [p.grad for p in policy.q_net.parameters() if p.grad is not None]
+    norm = th.nn.utils.get_total_norm(gradients)
+    loss = loss.detach()
+    total = loss + norm
     zero = total - total  # NaN where one of them is not finite
-    if zero.device.type != "cpu" and leaves_out_bad_steps(policy.optimizer):
-        # looking at it here would wait for the device
-        policy.optimizer.found_inf = zero.ne(0).float()  # type: ignore[attr-defined]
-    elif zero != 0:
+    if zero.device.type != "cpu" and leaves_out_bad_steps(optimizer):
+        # looking at values here would wait for the device
+        _step_on_device(cast(Any, optimizer), norm, zero, rule.max_grad_norm)
+        return loss + zero
+    if zero != 0:
         raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": norm}))
-    policy.optimizer.step()
-    return loss.detach() + zero
+    if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
+        th.nn.utils.clip_grads_with_norm_(policy.q_net.parameters(), rule.max_grad_norm, norm)
+    optimizer.step()
+    return loss
+
+
+def _step_on_device(optimizer: Any, norm: th.Tensor, zero: th.Tensor, max_norm: float | None) -> None:
+    """Clip the gradient and step, or leave out the step where ``zero`` is NaN, by the protocol of torch's ``GradScaler``."""
+    optimizer.found_inf = th.ne(zero, 0, out=th.empty_like(zero))
+    if max_norm is not None:
+        optimizer.grad_scale = (norm / max_norm).clamp(min=1)  # by which the kernel divides the gradient
+    optimizer.step()
+    # another's step is not to find them
+    optimizer.found_inf = optimizer.grad_scale = None
 
 
 def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> float:
@@ -243,15 +261,6 @@ def _concatenate(column: tuple[Any, ...]) -> Any:
 
 def _autocast(like: th.Tensor, rule: UpdateRule) -> th.autocast:
     return th.autocast(like.device.type, th.bfloat16, enabled=rule.bfloat16)
-
-
-def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
-    parameters = [p for p in q_net.parameters() if p.grad is not None]
-    norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # the CPU need not multiply by 1; elsewhere looking at the norm would wait for the device
-    if max_norm is not None and (norm.device.type != "cpu" or norm > max_norm):
-        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
 
 
 def _describe_non_finite(values: dict[str, Any]) -> str:

@@ -153,9 +153,7 @@ def policy_matrix(mdp: TabularMDP, policy: Array) -> Matrix:
     return chooser @ mdp.matrix
 
 
-def solve_chain(
-    chain: Matrix, discount: float, right: Array, rtol: float = _KRYLOV_RTOL, start: Array | None = None
-) -> Array:
+def solve_chain(chain: Matrix, discount: float, right: Array, rtol: float = _KRYLOV_RTOL, start: Array | None = None) -> Array:
     """Return the x (S,) with x - discount * chain @ x = right.
 
     :param chain: (S, S), non-negative, rows or columns summing to at most 1
