@@ -175,23 +175,10 @@ def test_images_of_a_rollout_are_cast_together_off_the_cpu(monkeypatch: Any) -> 
     assert networks.prepared(network, images) is images, "only what is optimized takes them"
     with optimized([network], bfloat16=False):
         together = networks.prepared(network, images)
-        assert together.images.is_contiguous(memory_format=th.channels_last) and together.images.dtype == th.float32
+        assert together.images.is_contiguous() and together.images.dtype == th.float32
         assert len(network(together[2:4])) == 2
         on_cpu = th.zeros(2, 4, 36, 36, dtype=th.uint8)
         assert networks.prepared(network, on_cpu) is on_cpu
-
-
-def test_layout_of_weights_changes_no_value_and_reaches_the_optimizer() -> None:
-    policy = copy_of(image_model().policy)
-    before = policy.parameters_to_vector()
-    networks.to_channels_last(policy.q_net)
-    policy.adopt_optimizer_state()
-    np.testing.assert_array_equal(policy.parameters_to_vector(), before)
-    convolutions = [p for p in policy.q_net.parameters() if p.dim() == 4]
-    for p in convolutions:
-        assert p.is_contiguous(memory_format=th.channels_last)
-        assert policy.optimizer.state[p]["exp_avg"].stride() == p.stride()
-    assert len(convolutions) == 3
 
 
 @pytest.mark.parametrize("kwargs", [dict(), dict(entropy_bonus=True), dict(beta_schedule="constant", beta_init=float("inf"))])

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch as th
 
-from sb3_mirl.soft_dqn.networks import to_channels_last
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 from sb3_mirl.soft_dqn.update import AT_ONCE, Sampler, Samples, UpdateRule, fast_updates, updates_on
 
@@ -47,11 +46,9 @@ class CapturedUpdates:
 
     def _try_capture(self, policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.cuda.CUDAGraph | None:
         self._inputs = deepcopy(data)
-        for network in (policy.q_net, policy.q_net_target):
-            to_channels_last(network)
-        policy.adopt_optimizer_state()
         if not policy.make_capturable():
             return None
+        rule = rule._replace(in_numpy=False)  # a graph holds operators of torch
         before = [(tensor, tensor.clone()) for tensor in _state(policy)]
         try:
             stream = th.cuda.Stream()

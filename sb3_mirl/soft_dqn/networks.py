@@ -22,6 +22,8 @@ from sb3_mirl.soft_dqn.mlp import PlainMLP, plain_mlp
 
 LARGE = 2**20
 """Weights of a linear layer whose products cost more than the Python around them: NatureCNN's has 1.6e6."""
+LAYOUT_OFF_CPU = th.contiguous_format
+"""Of images. Channels-last ones would want such weights, which SB3's ``policy.parameters_to_vector`` does not take."""
 FEW = 4
 """Channels of images that are faster cast one by one than together."""
 
@@ -149,8 +151,7 @@ def optimized(networks: Iterable[nn.Module], bfloat16: bool) -> Iterator[None]:
             continue
         on_cpu = network.device.type == "cpu"
         if network.takes_images:
-            suits = _convolves(network) and not (on_cpu and bfloat16)
-            layout = th.channels_last if suits else th.contiguous_format
+            layout = th.channels_last if on_cpu and not bfloat16 and _convolves(network) else LAYOUT_OFF_CPU
             _replace(network, "extract_features", partial(_extract_from_images, layout=layout))
             changed.append(network)
         if on_cpu and not bfloat16:
@@ -222,17 +223,6 @@ def prepared(network: nn.Module, observations: Any) -> Any:
     if not isinstance(extract, partial) or not isinstance(observations, th.Tensor) or observations.is_cpu:
         return observations
     return Prepared(_as_floats(observations, extract.keywords["layout"]).div_(255.0))
-
-
-def to_channels_last(network: nn.Module) -> None:
-    """
-    Lay out the weights of convolutions as the images that :func:`optimized` gives them.
-
-    :param network: changed in place; values stay
-    """
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=th.channels_last)
 
 
 def _extract_from_images(obs: Any, features_extractor: BaseFeaturesExtractor, layout: th.memory_format) -> th.Tensor:

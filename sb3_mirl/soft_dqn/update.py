@@ -48,7 +48,11 @@ class UpdateRule(NamedTuple):
     beta_max: float
     entropy_bonus: bool
     bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
-    in_numpy: bool = False  # on the CPU: losses and small networks
+    in_numpy: bool = False  # on the CPU: formulas, losses and small networks
+
+    def kind(self, tensor: th.Tensor) -> Any:
+        """Return a tensor as the formulas are to take it."""
+        return at_hand(tensor) if self.in_numpy else tensor
 
 
 def eager_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
@@ -103,8 +107,8 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
     :return: the transitions with their targets
     :raises ValueError: on the CPU, for a target that is not finite
     """
-    rewards, dones = at_hand(data.rewards)[:, 0], at_hand(data.dones)[:, 0]
-    discounts = (rule.gamma if data.discounts is None else at_hand(data.discounts)[:, 0]) * (1 - dones)
+    rewards, dones = rule.kind(data.rewards)[:, 0], rule.kind(data.dones)[:, 0]
+    discounts = (rule.gamma if data.discounts is None else rule.kind(data.discounts)[:, 0]) * (1 - dones)
     next_q = _target_values(policy, data.next_observations, rule)  # (n B, A)
     log_prior, beta = policy.prior_and_beta_for(next_q)
     targets = soft_q_target(rewards, discounts, next_q, log_prior, beta)
@@ -117,7 +121,7 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
 
 
 def _target_values(policy: SoftQPolicy, observations: PyTorchObs, rule: UpdateRule) -> Any:
-    """(n B, A): an array on the CPU, elsewhere a tensor."""
+    """(n B, A)"""
     network: Any = policy.q_net_target
     if rule.in_numpy and (mlp := plain(network, rule.bfloat16)) is not None:
         return mlp.forward(observations)
@@ -125,7 +129,7 @@ def _target_values(policy: SoftQPolicy, observations: PyTorchObs, rule: UpdateRu
     at_once = CPU_ROWS if first.device.type == "cpu" else len(first)
     parts = [_rows(observations, slice(i, i + at_once)) for i in range(0, len(first), at_once)]
     with th.no_grad(), _autocast(first, rule):
-        return at_hand(th.cat([network(part) for part in parts]).float())
+        return rule.kind(th.cat([network(part) for part in parts]).float())
 
 
 def split(batch: Columns, n: int) -> list[Columns]:
@@ -228,8 +232,8 @@ def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> t
     :return: the losses
     """
     if rule.beta_lr > 0:
-        beta: Any = at_hand(policy.beta)
-        new = clip(inverse_loss_beta(beta, at_hand(losses), rule.beta_lr, rule.beta_max), high=rule.beta_max)
+        beta: Any = rule.kind(policy.beta)
+        new = clip(inverse_loss_beta(beta, rule.kind(losses), rule.beta_lr, rule.beta_max), high=rule.beta_max)
         xp = namespace(beta)
         beta[...] = xp.where(xp.isnan(new), beta, new)
     return losses
