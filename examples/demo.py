@@ -69,7 +69,7 @@ def main() -> None:
     parts = {
         "Figure 1 of the paper: MIRL and its baselines on two gridworlds": ("half a minute", gridworlds, out / "gridworlds"),
         "MIRL beside DQN on MinAtar's Freeway": ("two to three minutes", freeway, out / GAME),
-        "A real Atari game, Breakout: train, save, reload, play": ("a minute and a half", atari, out / "breakout"),
+        "A real Atari game, Breakout: train, save, reload, play": ("two minutes", atari, out / "breakout"),
     }
     print("Three parts, five minutes in all on two cores:")
     for number, (title, (duration, _, _)) in enumerate(parts.items(), 1):
