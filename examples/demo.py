@@ -55,7 +55,10 @@ def settings(timesteps: int, snapshots: int, games: int) -> Settings:
 
 WHOLE = Size([], settings(80_000, 4, 10), ["--timesteps", "5000"], 600)
 QUICK = Size(
-    ["--seeds", "2", "--timesteps", "2000"], settings(3_200, 1, 2), ["--timesteps", "200", "--eval-episodes", "1"], 60
+    ["--seeds", "2", "--timesteps", "2000"],
+    settings(3_200, 1, 2),
+    ["--game", "Pong", "--timesteps", "200", "--eval-episodes", "1"],
+    60,
 )
 
 
