@@ -23,25 +23,26 @@ from sb3_mirl.envs.minatar import make_minatar
 
 CELL, GAP, HEAD = 12, 14, 24  # pixels
 FRAME_MS = 60
+STRIDE = 3  # steps of the game between two pictures: as often as the player of freeway can move
 ROAD = "#2b2e33"
 COLOURS = ("#F0E442", "#FFFFFF", *plots.ACTION_COLOURS[:-1])  # of MinAtar's channels; in freeway the player, cars, speeds
 
 
-def film(game: str, models: Mapping[str, BaseAlgorithm | None], path: Path, n_frames: int, seed: int = 0) -> None:
+def film(game: str, models: Mapping[str, BaseAlgorithm | None], path: Path, n_steps: int, seed: int = 1) -> None:
     """
     Write a GIF of agents side by side, greedy, with their scores so far.
 
     :param game: one of MinAtar's
     :param models: by the name to be shown; None plays at random
     :param path: of the GIF
-    :param n_frames: length, in steps of the game
+    :param n_steps: length, in steps of the game
     :param seed: of the games
     """
-    games = [play(game, model, n_frames, seed) for model in models.values()]
+    games = [play(game, model, n_steps, seed) for model in models.values()]
     font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
     width, height = games[0][0][0].shape[1::-1]
     pictures = []
-    for step in range(n_frames):
+    for step in range(0, n_steps, STRIDE):
         picture = Image.new("RGB", (len(games) * (width + GAP) - GAP, HEAD + height), "white")
         for column, (name, (frames, scores)) in enumerate(zip(models, games, strict=True)):
             left = column * (width + GAP)
@@ -54,13 +55,13 @@ def film(game: str, models: Mapping[str, BaseAlgorithm | None], path: Path, n_fr
     )  # fmt: skip
 
 
-def play(game: str, model: BaseAlgorithm | None, n_frames: int, seed: int) -> tuple[list[np.ndarray], list[float]]:
+def play(game: str, model: BaseAlgorithm | None, n_steps: int, seed: int) -> tuple[list[np.ndarray], list[float]]:
     """Return what an agent sees, step by step, each (10 CELL, 10 CELL, 3) uint8, and its score until then."""
     env = make_minatar(game)
     env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
     frames, scores, score = [], [], 0.0
-    for _ in range(n_frames):
+    for _ in range(n_steps):
         frames.append(coloured(observation))
         scores.append(score)
         action = env.action_space.sample() if model is None else int(model.predict(observation, deterministic=True)[0])

@@ -1,5 +1,6 @@
 """The paper's figures from the CSVs of an experiment, for reproduce_atari.py and reproduce_minatar.py."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,7 @@ def draw_all(results: Results, last: Final | None, out: Path) -> list[Path]:
         "figure_6_ablation_games": lambda r: game_curves(r, r.agents(("sql", "sql_m", "mirl", "mirl_u", "mirl_mix"))),
         "figure_7_beta": lambda r: histories(r, "beta", "β"),
         "figure_8_beta_max_q": lambda r: histories(r, "beta_max_q", "β max$_a$ Q(s, a)"),
+        "seeds": seeds,
         "aggregates": lambda r: None if last is None else aggregates(r, last),
     }
     if "rare_action" in results.games:
@@ -174,7 +176,7 @@ def final_scores(snapshots: pd.DataFrame) -> str:
 
 
 def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
-    """Draw Figures 5 and 6: the score of each game, mean over the seeds with its 95 % bootstrap interval."""
+    """Draw Figures 5 and 6: the score of each game, mean with its 95 % bootstrap interval, and every seed as a thin line."""
     chosen = results.snapshots[results.snapshots["exploration"] == results.exploration]
     chosen = chosen[chosen["agent"].isin(agents)]
 
@@ -184,7 +186,7 @@ def game_curves(results: Results, agents: Sequence[str]) -> Figure | None:
             if len(runs):
                 # as far as all seeds have come
                 table = runs.pivot(index="seed", columns="timesteps", values="score").dropna(axis="columns")
-                plots.estimate_curve(ax, table.columns, statistics.mean(table), agent)
+                plots.estimate_curve(ax, table.columns, statistics.mean(table), agent, runs=table)
         plots.step_axis(ax, float(chosen["timesteps"].max()))
 
     games = [game for game in results.games if game in set(chosen["game"])]
@@ -216,6 +218,23 @@ def histories(results: Results, name: str, label: str) -> Figure | None:
             plots.history_curve(ax, {key: run[key].to_numpy() for key in run}, name, alpha=0.7)
 
     return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, label)
+
+
+def seeds(results: Results) -> Figure:
+    """Draw the score of every run at the last snapshot, in training and greedily or as it is evaluated, with its mean."""
+    last = last_scores(results.snapshots).dropna(subset="score")
+    wanted = dict.fromkeys(("training", "none", results.exploration))
+    measures = [measure for measure in wanted if measure in set(last["measure"])]
+    games = [game for game in results.games if game in set(last["game"])]
+    size = max(2.6 * len(games), 5), 2.6 * len(measures) + 0.4
+    figure, axes = plt.subplots(len(measures), len(games), figsize=size, squeeze=False, layout="constrained")
+    for ax, (measure, game) in zip(axes.flat, itertools.product(measures, games), strict=True):
+        chosen = last[(last["game"] == game) & (last["measure"] == measure)]
+        scores = {agent: runs for agent in plots.COLOURS if len(runs := chosen.loc[chosen["agent"] == agent, "score"])}
+        plots.seed_dots(ax, scores, {agent: statistics.mean(runs) for agent, runs in scores.items()})
+        ax.set_title(f"{game.replace('_', ' ')}, {'greedy' if measure == 'none' else measure}", loc="left", fontsize=9)
+    figure.suptitle("Every run at the last snapshot; mean with its 95 % bootstrap interval", fontsize=10)
+    return figure
 
 
 def rare_action(results: Results, game: str, action: str) -> Figure | None:

@@ -5,8 +5,9 @@ Environment steps per second of training, side by side with SB3's DQN: same game
     python examples/benchmark_throughput.py --env-id CartPole-v1 --n-envs 1    # MlpPolicy, where environments cost nothing
 
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
-installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. Warm-up
-is not counted. Where the processor has no bfloat16, the peers that compute in it are left out.
+installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. CPU time
+per step is that of the process, which other programs disturb less than the clock; less of it is better. Warm-up is not
+counted. Where the processor has no bfloat16, the peers that compute in it are left out.
 On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN; ``--plots-only`` draws it again.
 ``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
 buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
@@ -62,10 +63,10 @@ class Clock(BaseCallback):
     def __init__(self, seconds: float, after: int) -> None:
         super().__init__()
         self.seconds, self.after, self.start = seconds, after, 0.0
-        self.first = (0, 0)
+        self.first = (0.0, 0.0, 0.0)
 
-    def _now(self) -> tuple[int, int]:
-        return self.num_timesteps, getattr(self.model, "_n_updates", 0)
+    def _now(self) -> tuple[float, float, float]:
+        return self.num_timesteps, getattr(self.model, "_n_updates", 0), time.process_time()
 
     def _on_step(self) -> bool:
         if not self.start and self.num_timesteps >= self.after:
@@ -76,8 +77,9 @@ class Clock(BaseCallback):
         if self.model.device.type == "cuda":
             th.cuda.synchronize()
         elapsed = time.perf_counter() - self.start
-        steps, updates = (now - first for now, first in zip(self._now(), self.first, strict=True))
-        return dict(steps_per_s=steps / elapsed, updates_per_s=updates / elapsed, steps_per_update=steps / max(updates, 1))
+        steps, updates, cpu = (now - first for now, first in zip(self._now(), self.first, strict=True))
+        rates = dict(steps_per_s=steps / elapsed, updates_per_s=updates / elapsed, cpu_us_per_step=cpu / max(steps, 1) * 1e6)
+        return dict(rates, steps_per_update=steps / max(updates, 1))
 
 
 def sb3_env(args: argparse.Namespace, n_envs: int) -> VecEnv:
@@ -93,28 +95,40 @@ def our_env(args: argparse.Namespace) -> VecEnv:
     return sb3_env(args, args.n_envs) if args.env_id else AtariVecEnv(args.game, args.n_envs, seed=0)
 
 
-def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
+def common(args: argparse.Namespace) -> dict[str, Any]:
     sizes = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
     # epsilon at its end, where training spends its time: SB3 does not evaluate the network for random actions
-    epsilon = dict(exploration_fraction=1e-9, exploration_final_eps=0.05)
-    common: dict[str, Any] = dict(sizes, device=args.device, **epsilon)
+    return dict(sizes, device=args.device, exploration_fraction=1e-9, exploration_final_eps=0.05)
+
+
+def policy_of(args: argparse.Namespace) -> str:
+    return "MlpPolicy" if args.env_id else "CnnPolicy"
+
+
+def ours(args: argparse.Namespace, cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
+    return lambda: cls(policy_of(args), our_env(args), **{**common(args), **kwargs})
+
+
+def sb3s(
+    args: argparse.Namespace, cls: type[OffPolicyAlgorithm], n_envs: int, **kwargs: Any
+) -> Callable[[], OffPolicyAlgorithm]:
+    make: Callable[..., OffPolicyAlgorithm] = cls
+    return lambda: make(policy_of(args), sb3_env(args, n_envs), **common(args), **kwargs)
+
+
+def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm]]:
     train_freq, gradient_steps = update_ratio(args.n_envs)
-    tuned = dict(train_freq=train_freq, gradient_steps=gradient_steps, **common)
-    policy = "MlpPolicy" if args.env_id else "CnnPolicy"
-
-    def ours(cls: type[SoftDQN], **kwargs: Any) -> Callable[[], OffPolicyAlgorithm]:
-        return lambda: cls(policy, our_env(args), **{**common, **kwargs})
-
+    tuned = dict(train_freq=train_freq, gradient_steps=gradient_steps)
     all_peers = {
-        "SB3 DQN, 1 env (as installed)": lambda: DQN(policy, sb3_env(args, 1), **common),
-        f"SB3 DQN, {args.n_envs} envs (tuned)": lambda: DQN(policy, sb3_env(args, args.n_envs), **tuned),
-        f"contrib QRDQN, {args.n_envs} envs": lambda: QRDQN(policy, sb3_env(args, args.n_envs), **tuned),
-        "ours DQN, eager": ours(SoftDQN, update_path="eager", **DQN_TARGET),
-        "ours DQN, fast": ours(SoftDQN, **DQN_TARGET),
-        "ours SoftDQN, fast": ours(SoftDQN),
-        "ours MIRL, fast": ours(MIRL),
-        "ours DQN, fast, bfloat16": ours(SoftDQN, precision="bfloat16", **DQN_TARGET),
-        "ours MIRL, fast, bfloat16": ours(MIRL, precision="bfloat16"),
+        "SB3 DQN, 1 env (as installed)": sb3s(args, DQN, 1),
+        f"SB3 DQN, {args.n_envs} envs (tuned)": sb3s(args, DQN, args.n_envs, **tuned),
+        f"contrib QRDQN, {args.n_envs} envs": sb3s(args, QRDQN, args.n_envs, **tuned),
+        "ours DQN, eager": ours(args, SoftDQN, update_path="eager", **DQN_TARGET),
+        "ours DQN, fast": ours(args, SoftDQN, **DQN_TARGET),
+        "ours SoftDQN, fast": ours(args, SoftDQN),
+        "ours MIRL, fast": ours(args, MIRL),
+        "ours DQN, fast, bfloat16": ours(args, SoftDQN, precision="bfloat16", **DQN_TARGET),
+        "ours MIRL, fast, bfloat16": ours(args, MIRL, precision="bfloat16"),
     }
     has_bfloat16 = computes_bfloat16(th.device(args.device))
     return {name: make for name, make in all_peers.items() if has_bfloat16 or "bfloat16" not in name}
@@ -167,12 +181,15 @@ def throughput(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def summary(raw: pd.DataFrame) -> pd.DataFrame:
-    """Medians over rounds, and ratios to SB3's DQN within each round."""
-    wide = raw.pivot(index="round", columns="peer", values="steps_per_s")
-    table = raw.groupby("peer", sort=False)[["steps_per_s", "updates_per_s", "steps_per_update"]].median()
-    for reference in (name for name in table.index if name.startswith("SB3 DQN")):
-        column = "x SB3 as installed" if "installed" in reference else TUNED
-        table[column] = wide.div(wide[reference], axis=0).median()
+    """Medians over rounds, and ratios to SB3's DQN within each round: of steps per second, and of CPU time per step."""
+    table = raw.groupby("peer", sort=False).median(numeric_only=True).drop(columns="round")
+    for value, unit in {"steps_per_s": "", "cpu_us_per_step": "CPU "}.items():
+        if value not in table:  # older files
+            continue
+        wide = raw.pivot(index="round", columns="peer", values=value)
+        for reference in (name for name in table.index if name.startswith("SB3 DQN")):
+            column = "x SB3 as installed" if "installed" in reference else TUNED
+            table[unit + column] = wide.div(wide[reference], axis=0).median()
     return table
 
 

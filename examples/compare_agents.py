@@ -10,8 +10,8 @@ Markdown:
 - the mean over seeds of each game and agent, with its 95 % bootstrap interval and the number of seeds
 - for each game and pair of agents the difference of their means with its bootstrap interval, Welch's p, and p corrected for
   the number of tests: by Holm (the probability of any false discovery) and by Benjamini and Hochberg (their expected share)
-- the probability that a run of one agent scores higher than one of another in a game drawn at random (rliable), over the
-  games that both have played
+- the probability that a run of one agent scores higher than one of another in a game drawn at random, over the games
+  that both have played
 
 ``--measure training`` is the mean of the last 100 episodes of training; the others are evaluations, by how these explored.
 """

@@ -24,13 +24,14 @@ from sb3_mirl.experiments import AGENTS, MINATAR, Run, Settings, run_all
 from sb3_mirl.experiments.results import collect
 
 GAME = "freeway"
+TABULAR = {"ql": "Q-learning", "sql": "SQL", "sql_m": "SQL_m", "mirl": "MIRL"}
 PLAYERS = {"dqn": "DQN (SoftDQN at β = ∞)", "mirl": "MIRL"}
 # of both agents; the paper's are for runs that are 500 times as long
 HYPERPARAMETERS = {
     "learning_rate": 1e-3,
     "learning_starts": 2_000,
     "target_update_interval": 2_000,
-    "exploration_fraction": 0.5,
+    "exploration_fraction": 0.625,
     "beta_lr": 3e-5,
     "prior_lr": 5e-4,
 }
@@ -42,7 +43,7 @@ class Size(NamedTuple):
     gridworlds: list[str]  # arguments of reproduce_gridworlds.py
     freeway: Settings
     atari: list[str]  # arguments of quickstart.py
-    frames: int  # of the film
+    film: int  # steps of the game in it
 
 
 def settings(timesteps: int, snapshots: int, games: int) -> Settings:
@@ -52,9 +53,9 @@ def settings(timesteps: int, snapshots: int, games: int) -> Settings:
     )  # fmt: skip
 
 
-WHOLE = Size([], settings(100_000, 5, 10), ["--timesteps", "5000"], 200)
+WHOLE = Size([], settings(80_000, 4, 10), ["--timesteps", "5000"], 600)
 QUICK = Size(
-    ["--seeds", "2", "--timesteps", "2000"], settings(3_200, 1, 2), ["--timesteps", "400", "--eval-episodes", "1"], 20
+    ["--seeds", "2", "--timesteps", "2000"], settings(3_200, 1, 2), ["--timesteps", "400", "--eval-episodes", "1"], 60
 )
 
 
@@ -67,8 +68,8 @@ def main() -> None:
     size, out = QUICK if args.quick else WHOLE, args.out
     parts = {
         "Figure 1 of the paper: MIRL and its baselines on two gridworlds": ("half a minute", gridworlds, out / "gridworlds"),
-        "MIRL beside DQN on MinAtar's Freeway": ("three minutes", freeway, out / GAME),
-        "A minute of Atari's Breakout: train, save, reload, play": ("one minute", atari, out / "breakout"),
+        "MIRL beside DQN on MinAtar's Freeway": ("two to three minutes", freeway, out / GAME),
+        "A real Atari game, Breakout: train, save, reload, play": ("a minute and a half", atari, out / "breakout"),
     }
     print("Three parts, five minutes in all on two cores:")
     for number, (title, (duration, _, _)) in enumerate(parts.items(), 1):
@@ -96,7 +97,7 @@ def gridworlds(size: Size, seed: int, out: Path) -> None:
     example("reproduce_gridworlds.py", out, *size.gridworlds, stdout=subprocess.DEVNULL)
     returns = pd.read_csv(out / "evaluations.csv").query("world == 'corridor' and timestep <= 100_000")
     means = returns.groupby("agent")["mean_return"].mean().sort_values(ascending=False)
-    print("Mean return in the 3 x 20 corridor while learning: " + ", ".join(f"{a} {mean:.1f}" for a, mean in means.items()))
+    print("Mean return in the 3 x 20 corridor while learning: " + ", ".join(f"{TABULAR[a]} {m:.1f}" for a, m in means.items()))
 
 
 def freeway(size: Size, seed: int, out: Path) -> None:
@@ -115,14 +116,16 @@ def freeway(size: Size, seed: int, out: Path) -> None:
         history = dict(data)
     ranked = sorted(zip(history["prior"][-1], history["actions"], strict=True), reverse=True)
     print("What MIRL has learned of the actions, ρ(a): " + ", ".join(f"{name} {rho:.2f}" for rho, name in ranked))
-    print("One training run each, and both vary from seed to seed; examples/reproduce_minatar.py compares them with five.")
+    print(
+        "One run each: scores vary from seed to seed, and DQN gets there later. examples/reproduce_minatar.py compares more."
+    )
 
     import _demo_pictures  # here, because every worker process imports this file, and needs no pictures
 
     models: dict[str, DQN | None] = {"random": None}
     for run, name in zip(runs, ("DQN", "MIRL"), strict=True):
         models[name] = AGENTS[run.agent][0].load(out / run.folder / "model.zip", device="cpu")
-    _demo_pictures.film(GAME, models, out / f"{GAME}.gif", size.frames)
+    _demo_pictures.film(GAME, models, out / f"{GAME}.gif", size.film)
     _demo_pictures.course(snapshots, chance, history, out / f"{GAME}.png")
 
 

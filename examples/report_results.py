@@ -3,6 +3,7 @@ Every number of the results pages that the raw scores in examples/figures give: 
 
     python examples/report_results.py                         # all of them
     python examples/report_results.py minatar many_actions    # some
+    python examples/report_results.py --figures examples/figures
     python examples/report_results.py plan --scores results/minatar_1e6/snapshots.csv
 
 Intervals are 95 % bootstraps of the seeds, stratified by game and agent, within the range of the scores. Where agents
@@ -14,8 +15,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import _figures
 import pandas as pd
 from compare_agents import differences, improvements, means
+from matplotlib.figure import Figure
+from reproduce_many_actions import draw as draw_many_actions
 from reproduce_many_actions import gains as many_actions_gains
 from reproduce_many_actions import means as many_actions_means
 
@@ -35,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=[], metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--scores", type=Path, help="snapshots.csv in place of the committed one; of one section")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the pictures of the sections into it")
     parser.add_argument("--reps", type=int, default=REPS, help=f"resamples of each bootstrap (default: {REPS})")
     args = parser.parse_args()
     unknown = [name for name in args.sections if name not in SECTIONS]
@@ -44,7 +49,12 @@ def main() -> None:
         section, file = SECTIONS[name]
         path = args.scores or FIGURES / file
         if path.exists():
-            print(f"## {name}: {path.name}\n\n{section(pd.read_csv(path), args.reps)}")
+            table = pd.read_csv(path)
+            print(f"## {name}: {path.name}\n\n{section(table, args.reps)}")
+            if args.figures is not None and name in PICTURES:
+                figure = PICTURES[name](table)
+                args.figures.mkdir(parents=True, exist_ok=True)
+                figure.savefig(args.figures / f"{path.stem}_seeds.png", dpi=90)
         elif args.sections:
             raise SystemExit(f"There is no {path}: run the experiment first.")
 
@@ -132,6 +142,16 @@ def comparison(scores: pd.DataFrame, agents: tuple[str, ...], reps: int) -> str:
     return text
 
 
+def seeds_of_minatar(snapshots: pd.DataFrame) -> Figure:
+    """Draw every run that :func:`minatar` counts."""
+    runs = snapshots[snapshots["agent"].isin(AGENTS) & (snapshots["seed"] < 5)]
+    return _figures.seeds(_figures.Results(runs, None, None, sorted(runs["game"].unique()), "none", lambda _, x: x, "", 1.0))
+
+
+PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "minatar": seeds_of_minatar,
+    "many_actions": draw_many_actions,
+}
 SECTIONS: dict[str, tuple[Callable[[pd.DataFrame, int], str], str]] = {
     "minatar": (minatar, "minatar.csv"),
     "parity": (parity, "parity.csv"),

@@ -23,6 +23,7 @@ to 8 and aggregates with intervals as PNGs. `--plots-only` draws them again from
 
 import sys
 
+import _figures
 import numpy as np
 import pandas as pd
 from _command_line import experiment_parser, run
@@ -41,8 +42,6 @@ def main() -> None:
     parser = experiment_parser(__doc__, ATARI, 50_000_000, 100_000)
     parser.add_argument("--human", choices=HUMANS, default=HUMANS[0], help="human scores; the paper's are mnih2015")
     args = parser.parse_args()
-    import _figures  # here, because every worker process imports this file, and needs no pictures
-
     args.games = [game_name(game) for game in args.games]
     failed = run(args, ATARI)
 

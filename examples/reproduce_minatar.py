@@ -20,6 +20,7 @@ game: 0 = random actions, 100 = the best agent's mean at the last snapshot.
 import sys
 from pathlib import Path
 
+import _figures
 import numpy as np
 import pandas as pd
 from _command_line import experiment_parser, run
@@ -36,8 +37,6 @@ RANDOM = "random.csv"
 
 def main() -> None:
     args = experiment_parser(__doc__, MINATAR, 1_000_000, 100_000).parse_args()
-    import _figures  # here, because every worker process imports this file, and needs no pictures
-
     failed = run(args, MINATAR)
     play_at_random(args.out, args.eval_episodes)
     exploration = args.eval_exploration[0]

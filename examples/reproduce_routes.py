@@ -115,7 +115,7 @@ def scores(
     """Each model's scores on the test trips; those in ``file`` are not computed again."""
     fits: dict[str, Callable[[], RouteScores]] = {
         "Time-based": lambda: evaluate_routes(ShortestPath(city.network, city.seconds).fit(train), test),
-        "Max margin": lambda: evaluate_routes(MaxMargin(city.network).fit(train), test),
+        "Max margin": lambda: evaluate_routes(MaxMargin(city.network, verbose=1).fit(train), test),
         "Action": lambda: evaluate_routes(action(), test),
         "Action (costs)": lambda: evaluate_routes(action(), test, path="cheapest"),
         "MaxEnt paths": lambda: evaluate_routes(model, test),
@@ -125,7 +125,7 @@ def scores(
 
     def action() -> ActionBased:
         if not fitted:
-            fitted.append(ActionBased(city.network).fit(train))
+            fitted.append(ActionBased(city.network, verbose=1).fit(train))
         return fitted[0]
 
     sizes = [city.network.n_states, len(train), len(test)]

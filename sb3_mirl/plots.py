@@ -74,7 +74,12 @@ def learning_curve(ax: Axes, timesteps: ArrayLike, values: ArrayLike, agent: str
 
 
 def estimate_curve(
-    ax: Axes, x: ArrayLike, estimate: tuple[ArrayLike, ArrayLike, ArrayLike], agent: str, label: str | None = None
+    ax: Axes,
+    x: ArrayLike,
+    estimate: tuple[ArrayLike, ArrayLike, ArrayLike],
+    agent: str,
+    label: str | None = None,
+    runs: ArrayLike | None = None,
 ) -> Axes:
     """Draw an estimate and its interval along x.
 
@@ -82,9 +87,12 @@ def estimate_curve(
     :param estimate: value, lower and upper end, each (points,); NaN ends draw no interval
     :param agent: a key of ``COLOURS``
     :param label: by default the agent's name
+    :param runs: (seeds, points), drawn as thin lines
     """
     mean, low, high = (np.asarray(part, dtype=np.float64) for part in estimate)
     front = agent == "mirl"
+    if runs is not None:
+        ax.plot(np.asarray(x), np.asarray(runs).T, color=COLOURS[agent], linewidth=0.5, alpha=0.5, zorder=1)
     ax.fill_between(np.asarray(x), low, high, color=COLOURS[agent], alpha=0.18, linewidth=0, zorder=2 + front)
     ax.plot(
         np.asarray(x), mean, color=COLOURS[agent], label=label or LABELS[agent], linewidth=1.9 if front else 1.4,
@@ -110,6 +118,25 @@ def estimate_bars(ax: Axes, estimates: Mapping[str, tuple[ArrayLike, ArrayLike, 
     ax.set_ylim(-len(names) + 0.4, 0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
+    return ax
+
+
+def seed_dots(
+    ax: Axes, scores: Mapping[str, ArrayLike], estimates: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]
+) -> Axes:
+    """Draw the scores of every seed as dots, a column per agent, with an estimate and its interval beside them.
+
+    :param scores: for each agent (seeds,)
+    :param estimates: for each agent value, lower and upper end, each a number; NaN ends draw no interval
+    """
+    for place, (agent, values) in enumerate(scores.items()):
+        value, low, high = (float(np.ravel(part)[0]) for part in estimates[agent])
+        ax.plot([place + 0.25] * 2, [low, high], color=COLOURS[agent], linewidth=4, alpha=0.35, solid_capstyle="butt")
+        ax.plot(place + 0.25, value, "_", color=COLOURS[agent], markersize=10, markeredgewidth=2)
+        ax.plot(np.full(np.size(values), place), np.ravel(values), "o", color=COLOURS[agent], markersize=4, alpha=0.7)
+    ax.set_xticks([place + 0.1 for place in range(len(scores))], [LABELS[agent] for agent in scores], rotation=25, ha="right")
+    ax.tick_params(axis="x", length=0, labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 

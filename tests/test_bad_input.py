@@ -225,9 +225,9 @@ ROWS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("atari-game", lambda: atari("SpaceInvader"),
      ValueError, "Unknown Atari game 'SpaceInvader'. Did you mean 'SpaceInvaders'"),
     ("atari-game-far", lambda: atari("NoSuchGame"), ValueError, r"get_all_rom_ids\(\) lists the games"),
-    ("atari-envs", lambda: atari(n_envs=0), ValueError, "n_envs must be an integer >= 1, got 0"),
+    ("atari-envs", lambda: atari(n_envs=0), ValueError, r"n_envs=0 must be an integer in \[1, inf\]"),
     ("atari-sticky-text", lambda: atari(repeat_action_probability="a"), ValueError, "repeat_action_probability='a'"),
-    ("atari-seed", lambda: atari(seed="a"), ValueError, "seed must be an integer >= 0, got 'a'"),
+    ("atari-seed", lambda: atari(seed="a"), ValueError, r"seed='a' must be an integer in \[0, inf\]"),
     # replay memory
     ("replay-not-stacked", add_frames_that_do_not_follow, ValueError, r"not stacks of 4 frames: in environments \[0\]"),
     ("replay-space", lambda: FrameReplayBuffer(9, spaces.Box(0, 1, (4,)), spaces.Discrete(2)),

@@ -24,4 +24,5 @@ def test_the_benchmark_compares_peers_at_one_replay_ratio(tmp_path: Path) -> Non
     assert list(table.index) == ["SB3 DQN, 8 envs (tuned)", "ours MIRL, fast", *in_bfloat16]
     assert table["steps_per_update"].tolist() == pytest.approx([4] * len(table), rel=0.1)
     assert (table["steps_per_s"] > 0).all() and (tmp_path / "throughput.png").stat().st_size > 0
-    assert "x SB3 tuned" in run.stdout
+    assert (table["cpu_us_per_step"] > 0).all()
+    assert "x SB3 tuned" in run.stdout and "CPU x SB3 tuned" in run.stdout

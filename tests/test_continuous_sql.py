@@ -511,6 +511,22 @@ def test_actions() -> None:
     np.testing.assert_array_equal(one, model.predict(OBS)[0])
 
 
+def test_the_unit_of_the_critics_network(tmp_path: Path) -> None:
+    """With Adam, q_scale 10 is the problem in which rewards and alpha are a tenth."""
+    scaled = sql(Scripted(), ent_coef=1.0, policy_kwargs=dict(net_arch=[16], q_scale=10.0)).learn(60)
+    tenth = sql(Scripted(lambda step: math.sin(step) / 10), ent_coef=0.1).learn(60)
+    for (name, one), two in zip(scaled.policy.state_dict().items(), tenth.policy.state_dict().values(), strict=True):
+        assert name == "ent_coef" or th.allclose(one, two, atol=1e-5), name
+    th.manual_seed(0)
+    values = scaled.soft_value(OBS)
+    th.manual_seed(0)
+    np.testing.assert_allclose(values, 10 * tenth.soft_value(OBS), rtol=1e-3, atol=1e-3)
+    scaled.save(tmp_path / "model")
+    assert ContinuousSQL.load(tmp_path / "model").policy.q_scale == 10
+    with pytest.raises(ValueError, match="policy_kwargs: q_scale=0"):
+        sql(policy_kwargs=dict(q_scale=0))
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     one, two, other = sql().learn(120), sql().learn(120), sql(seed=1).learn(120)
     assert_equal_policies(one, two)

@@ -43,7 +43,7 @@ def test_film(pictures: Any, tmp_path: Path) -> None:
 
     _, scores = pictures.play("freeway", GoesUp(), 120, seed=0)
     assert len(scores) == 120 and scores[0] == 0 and scores[-1] >= 1, "who goes up crosses the street"
-    pictures.film("freeway", {"random": None, "up": GoesUp()}, tmp_path / "film.gif", 12)
+    pictures.film("freeway", {"random": None, "up": GoesUp()}, tmp_path / "film.gif", 36)
     with Image.open(tmp_path / "film.gif") as film:
         assert film.size == (2 * 10 * pictures.CELL + pictures.GAP, 10 * pictures.CELL + pictures.HEAD) and film.n_frames > 3
 

@@ -113,8 +113,11 @@ def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return capsys.readouterr().out
 
 
-def test_the_numbers_of_the_results_pages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = report(monkeypatch, capsys, "minatar")
+def test_the_numbers_of_the_results_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = report(monkeypatch, capsys, "minatar", "--figures", tmp_path)
+    assert (tmp_path / "minatar_seeds.png").stat().st_size > 10_000
     assert "60 tests, p < 0.05 in 16 of them; in 0 after Holm's correction, in 4 after" in told
     assert re.search(r"\| asterix, greedy \| 6.61 \[.*\] \(5\) \|", told)
     training, greedy = told.split("training: probability")[1].split("greedy: probability")
@@ -302,5 +305,6 @@ def test_the_rare_actions_figure_has_labels_and_its_legend_outside(monkeypatch: 
 def test_curves_of_games_go_as_far_as_all_seeds_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshots = some_snapshots("g", ["sql"]).iloc[:-1]
     figures, csvs = drawn_from(monkeypatch, snapshots, a_prior("g", "mirl", ["A"]))
-    (line,) = figures.game_curves(csvs, ["sql"]).axes[0].lines
+    *seeds, line = figures.game_curves(csvs, ["sql"]).axes[0].lines
+    assert [list(seed.get_ydata()) for seed in seeds] == [[50], [51]], "every seed is a thin line"
     assert line.get_xdata().tolist() == [50] and line.get_ydata().tolist() == [50.5]

@@ -88,7 +88,7 @@ def test_raw_results_of_every_run_snapshot_and_way_to_explore(experiment: Path) 
 
 def test_each_figure_of_the_paper_is_drawn(experiment: Path) -> None:
     drawn = {path.name.rsplit(".")[0] for path in experiment.glob("*.png")}
-    assert {name[:8] for name in drawn} == {f"figure_{n}" for n in range(2, 9)} | {"aggregat", "rare_act"}
+    assert {name[:8] for name in drawn} == {f"figure_{n}" for n in range(2, 9)} | {"aggregat", "rare_act", "seeds"}
     assert "| rare_action, prior |" in (experiment / "table.md").read_text()
 
 
@@ -97,7 +97,7 @@ def test_plots_only_needs_nothing_but_the_csvs(experiment: Path, tmp_path: Path)
         shutil.copy(path, tmp_path)
     done = command("reproduce_minatar.py", *ARGUMENTS, "--plots-only", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*.png"))) == 9
+    assert len(list(tmp_path.glob("*.png"))) == 10
     assert (tmp_path / "table.md").read_text() == (experiment / "table.md").read_text()
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_fails_or_is_killed_is_named_and_the_others_go_on(
 def test_a_stopped_command_leaves_checkpoints_and_a_killed_one_no_workers(tmp_path: Path) -> None:
     line = [sys.executable, str(EXAMPLES / "reproduce_minatar.py"), "--games", "rare_action", "--algos", "mirl"]
     line += ["--seeds", "1", "--timesteps", "8e7", "--snapshot-every", "2e4", "--eval-episodes", "1", "--out", str(tmp_path)]
-    folder, deadline = tmp_path / RUN.folder, time.monotonic() + 240
+    folder, deadline = tmp_path / RUN.folder, time.monotonic() + 500
     for stop in (signal.SIGTERM, signal.SIGKILL):
         with (tmp_path / "stderr").open("w") as file:
             parent = subprocess.Popen(line, stderr=file)
@@ -168,8 +168,9 @@ def test_a_stopped_command_leaves_checkpoints_and_a_killed_one_no_workers(tmp_pa
             assert time.monotonic() < deadline
             time.sleep(0.2)
         said = (tmp_path / "stderr").read_text()
-        assert "leaked" not in said and "Traceback" not in said
+        assert "Traceback" not in said
         if stop == signal.SIGTERM:
+            assert "leaked" not in said  # what a killed parent leaves, Python's resource tracker cleans up, and says so
             assert "Interrupted: the same command goes on from here." in said
             (checkpoint,) = (folder / "checkpoint").glob("checkpoint_*")
             saved = int(checkpoint.name.split("_")[1])
@@ -477,6 +478,6 @@ def test_the_atari_command_writes_table_1_and_the_figures(tmp_path: Path) -> Non
     table = pd.read_csv(tmp_path / "table_1.csv", index_col=0)
     assert table.loc["Boxing", "paper's MIRL"] == 2338.89
     assert -2400 < table.loc["Boxing", "MIRL"] < 2400
-    assert len(list(tmp_path.glob("*.png"))) == 8
+    assert len(list(tmp_path.glob("*.png"))) == 9
     lengths = pd.read_csv(tmp_path / "episodes.csv")["length"]
     assert lengths.max() <= 4500

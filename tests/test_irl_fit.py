@@ -242,11 +242,13 @@ def test_a_fit_that_is_cut_short_says_so(town):
 
 def test_the_start_costs_something_everywhere(town):
     network, _, _ = town
-    theta = start_weights(network)
-    sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
-    assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
+    for signed in (False, True):
+        theta = start_weights(network, signed)
+        sums = np.bincount(network.tail, np.exp(network.rewards(theta)))
+        assert 0.85 < sums.max() < 1 and (network.rewards(theta) < 0).all()
+    assert np.ptp(network.rewards(start_weights(network))) < 1e-3  # as equal as possible: far fewer gradients on a city
     mixed = RoadNetwork(network.tail, network.head, network.features * [1, -1, 1, 1])
-    assert (mixed.rewards(start_weights(mixed)) < 0).all()
+    assert (mixed.rewards(start_weights(mixed, signed=True)) < 0).all()
 
 
 def test_the_minimiser_turns_back_from_where_the_function_is_infinite():
@@ -372,3 +374,21 @@ def test_where_the_hessian_is_too_large_the_fit_goes_without_it(town, fitted, mo
         model = MaxEntRouteChoice(network).fit(paths)
     assert model.converged_ and model.weights_ == pytest.approx(fitted.weights_, abs=1e-4)
     assert np.isnan(model.covariance_).all() and model.n_gradients_ > fitted.n_gradients_
+
+
+def test_max_margin_asks_for_a_margin_that_grows_with_the_share_not_shared():
+    """Two ways of equal length and equal cost at the start: the one that was taken must become cheaper by its whole length."""
+    network = RoadNetwork([0, 1, 0, 2], [1, 3, 2, 3], [[1, 0], [1, 0], [0, 1], [0, 1]])
+    model = MaxMargin(network, l2=0, rate=0.02, epochs=300).fit([[0, 1, 3]])
+    taken, other = 2 * model.weights_
+    assert 0.6 < taken - other < 1.3
+    rewards = model._margin_rewards(np.array([3.0, 2.0]), np.array([0, 1]))
+    assert rewards.tolist() == [-3, -3, -1.5, -1.5]
+
+
+def test_the_most_probable_path_of_choices_is_not_the_cheapest():
+    """Label bias: two cheap ways share what a third one has for itself."""
+    edges = [(0, 1), (1, 2), (1, 3), (2, 5), (3, 5), (0, 4), (4, 5)]
+    model = ActionBased.from_weights(identity_network(edges), [-1, -1, -1, -1, -1, -1.55, -1.55])
+    assert model.predict(0, 5).tolist() == [0, 4, 5] == model.predict(0, 5, path="probable").tolist()
+    assert model.predict(0, 5, path="cheapest").tolist() in ([0, 1, 2, 5], [0, 1, 3, 5])

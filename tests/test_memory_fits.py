@@ -29,19 +29,19 @@ CASES: dict[str, tuple[Any, Any, str]] = {
     "environments": (
         lambda: mirl(make_vec_env("CartPole-v1", 1)),
         lambda: mirl(make_vec_env("CartPole-v1", 3)),
-        r"holds transitions of 1 environment, this model has 3. Make the environment with 1, or start with an empty",
+        "it has environments=1, the model environments=3. Make the model with .*, or start with an empty memory",
     ),
-    "returns": (lambda: mirl(ScriptedEnv(), n_steps=3), lambda: mirl(ScriptedEnv()), "its (class|n_steps) is"),
+    "returns": (lambda: mirl(ScriptedEnv(), n_steps=3), lambda: mirl(ScriptedEnv()), "it has (class|n_steps)="),
     "discount": (
-        lambda: mirl(ScriptedEnv(), n_steps=3, gamma=0.5), lambda: mirl(ScriptedEnv(), n_steps=3), "gamma is 0.5, .* is 0.99"
+        lambda: mirl(ScriptedEnv(), n_steps=3, gamma=0.5), lambda: mirl(ScriptedEnv(), n_steps=3), "gamma=0.5, .*gamma=0.99"
     ),
-    "observations": (lambda: mirl("CartPole-v1"), lambda: mirl(ScriptedEnv()), "its observation_space is"),
-    "actions": (lambda: mirl(ScriptedEnv()), lambda: mirl(ScriptedEnv(n_actions=2)), "its action_space is Discrete.3."),
-    "stack": (lambda: mirl(images(2), **IMAGES), lambda: mirl(images(4), **IMAGES), "its (frame_stack|observation_space) is"),
+    "observations": (lambda: mirl("CartPole-v1"), lambda: mirl(ScriptedEnv()), "it has observation_space="),
+    "actions": (lambda: mirl(ScriptedEnv()), lambda: mirl(ScriptedEnv(n_actions=2)), "it has action_space=Discrete.3."),
+    "stack": (lambda: mirl(images(2), **IMAGES), lambda: mirl(images(4), **IMAGES), "it has (frame_stack|observation_space)="),
     "hindsight": (
         lambda: mirl(BitFlippingEnv(n_bits=4), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer),
         lambda: mirl(BitFlippingEnv(n_bits=4), "MultiInputPolicy"),
-        "its class is 'HerReplayBuffer', the model's is 'DictReplayBuffer'",
+        "it has class='HerReplayBuffer', the model class='DictReplayBuffer'",
     ),
 }  # fmt: skip
 

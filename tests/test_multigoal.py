@@ -66,6 +66,17 @@ def test_gaussians_never_end() -> None:
     assert reward == pytest.approx(60 + others)
 
 
+def test_one_goal_alone() -> None:
+    env = MultiGoalEnv(goal=1)
+    env.reset(options={"position": (4.0, 0.0)})
+    _, reward, terminated, _, info = env.step([1.0, 0.0])
+    assert reward == pytest.approx(-30 - 100) and not terminated and info["goal"] == 0
+    found = rollouts(lambda position: np.tile([-1.0, 0.0], (len(position), 1)), 2, 0, goals=GOALS[1:2])
+    assert (found.goal == 1).all() and (found.lengths <= 5).all()
+    with pytest.raises(ValueError, match="goal=4 is not known"):
+        MultiGoalEnv(goal=4)
+
+
 def test_borders_and_time_limit() -> None:
     env = MultiGoalEnv()
     env.reset(options={"position": (6.9, 6.9)})

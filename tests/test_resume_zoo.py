@@ -83,7 +83,7 @@ def test_an_older_agent_takes_the_memory_of_its_run(call: Any, capsys: pytest.Ca
     assert model.replay_buffer is not None and model.replay_buffer.size() == (200 + 80) // 2
     # checkpoints of other environments are of no use
     call(*command, "n_envs:1", "-n", "80", "-i", f"{RUN.format(1)}/CartPole-v1.zip")
-    assert "The checkpoints beside the agent are of no use here" in capsys.readouterr().out
+    assert "The checkpoints beside the agent cannot be used here" in capsys.readouterr().out
     assert MIRL.load(f"{RUN.format(3)}/CartPole-v1.zip").num_timesteps == 280
 
 

@@ -281,8 +281,14 @@ def test_1e8_steps():
         (lambda: QLearning("MirlSquare-v0", eval_epsilon=2), "eval_epsilon=2 must be"),
         (lambda: TabularMIRL("MirlSquare-v0", prior_lr=2), r"prior_lr=2 must be"),
         (lambda: TabularMIRL("MirlSquare-v0", prior_decay=-1), "prior_decay=-1 must be"),
-        (lambda: SoftQLearning("MirlSquare-v0", exploration="prior"), "'uniform' or 'marginal', got 'prior'"),
-        (lambda: SoftQLearning("MirlSquare-v0", beta_schedule="cosine"), "'linear' or 'constant', got 'cosine'"),
+        (
+            lambda: SoftQLearning("MirlSquare-v0", exploration="prior"),
+            "exploration='prior' is not known, choose from 'uniform', 'marginal'",
+        ),
+        (
+            lambda: SoftQLearning("MirlSquare-v0", beta_schedule="cosine"),
+            "beta_schedule='cosine' is not known, choose from 'linear', 'constant'",
+        ),
         (lambda: SoftQLearning("MirlSquare-v0", beta_slope=0), r"beta_slope=0 must be a number in \(0, inf\)"),
         (lambda: TabularMIRL("MirlSquare-v0", beta_schedule="constant", beta_init=-1), "beta_init=-1 must be"),
         (lambda: QLearning("CartPole-v1"), "Discrete observation space, got Box"),

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 import zlib
@@ -25,7 +26,7 @@ from sb3_mirl.checkpoint.state import RUNS, CallbackRecord, Run, get_state, rest
 from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import StatelessCallback
-from sb3_mirl.common.files import Write, claimed
+from sb3_mirl.common.files import claimed
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # for algorithms of others, which do not say when an error has ended `learn`
@@ -146,7 +147,7 @@ class ResumableCheckpoint(StatelessCallback):
         }
         model = io.BytesIO()  # in memory first: on a full disk torch raises other errors than OSError
         self.model.save(model)
-        own = {MODEL: _writer(model.getvalue()), STATE: _writer(zlib.compress(cloudpickle.dumps(state), 1))}
+        own = {MODEL: model.getvalue(), STATE: zlib.compress(cloudpickle.dumps(state), 1)}
         needed = {f"{MEMORY}/{name}" for name, _, _ in memory.chunks}
         shared = {name: run.files[name] for name in needed & set(run.files)}
         try:
@@ -171,10 +172,6 @@ class ResumableCheckpoint(StatelessCallback):
         if self.verbose > 0:
             new = sum(checkpoint.files[f"{MEMORY}/{name}"].size for name in chunks)
             print(f"Checkpoint of step {checkpoint.step}: {seconds:.1f} s, {new / 1e6:.1f} MB of new replay memory")
-
-
-def _writer(content: bytes) -> Write:
-    return lambda file: file.write(content)
 
 
 def release_abandoned(folder: Path) -> None:
@@ -223,10 +220,8 @@ class DeferredSignals:
 
 def is_learning(model: BaseAlgorithm) -> bool:
     """Return whether a thread of this process is inside ``model.learn``."""
-    for frame in sys._current_frames().values():
-        inner: FrameType | None = frame
-        while inner is not None:
-            if inner.f_code.co_name == "learn" and inner.f_locals.get("self") is model:
-                return True
-            inner = inner.f_back
-    return False
+    return any(
+        frame.f_code.co_name == "learn" and frame.f_locals.get("self") is model
+        for newest in sys._current_frames().values()
+        for frame, _ in traceback.walk_stack(newest)
+    )

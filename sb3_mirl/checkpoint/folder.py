@@ -98,7 +98,7 @@ class CheckpointFolder:
         raise CheckpointError(f"No checkpoint in {self.path} can be used: {found}.")
 
     def write(
-        self, step: int, own: Mapping[str, Write], chunks: Mapping[str, Write], shared: Mapping[str, Checksum]
+        self, step: int, own: Mapping[str, bytes], chunks: Mapping[str, Write], shared: Mapping[str, Checksum]
     ) -> Checkpoint:
         """
         Add a checkpoint, or nothing.
@@ -118,11 +118,11 @@ class CheckpointFolder:
             partial.mkdir()
             for name, write in chunks.items():
                 files[f"{MEMORY}/{name}"] = write_file(self.path / MEMORY / name, write)
-            for name, write in own.items():
-                files[f"{final.name}/{name}"] = write_file(partial / name, write)
-            content = {"step": step, "files": files}
-            manifest = json.dumps({"crc32": _crc32(content), "content": content}, indent=1)
-            write_file(partial / MANIFEST, lambda file: file.write(manifest.encode()))
+            for name, content in own.items():
+                files[f"{final.name}/{name}"] = write_file(partial / name, content)
+            manifest = {"step": step, "files": files}
+            text = json.dumps({"crc32": _crc32(manifest), "content": manifest}, indent=1)
+            write_file(partial / MANIFEST, text.encode())
             sync(partial)
             sync(self.path / MEMORY)
             self._discard(final)

@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_mirl.common.files import Write
-from sb3_mirl.replay import Rows, describe, rows_of
+from sb3_mirl.replay import Rows, check_same, describe, rows_of
 
 CHUNK_BYTES = 1 << 26  # of a chunk before compression: bounds the memory that saving takes
 # of zlib: frames shrink to a fortieth at 260 MB/s; level 6 takes four times as long for half the size
@@ -79,14 +79,7 @@ def load_memory(model: BaseAlgorithm, folder: Path, saved: SavedMemory, rest: di
     if not isinstance(model, OffPolicyAlgorithm):
         return
     assert model.replay_buffer is not None
-    kind = describe(model.replay_buffer)
-    different = [key for key in kind if kind[key] != rest.get(key)]
-    if different:
-        here, there = ({key: values.get(key) for key in different} for values in (kind, rest))
-        raise ValueError(
-            f"The replay memory of this model has {here}, the saved one had {there}: give the environment and the "
-            "arguments that the run had."
-        )
+    check_same(describe(model.replay_buffer), rest, folder, ignored=["position"])
     rows = rows_of(model.replay_buffer)
     if rows is None:
         model.load_replay_buffer(folder / saved.chunks[0][0], truncate_last_traj=truncate)

@@ -170,14 +170,17 @@ def checksum(path: pathlib.Path) -> Checksum:
     return Checksum(size, crc)
 
 
-def write_file(path: pathlib.Path, write: Write) -> Checksum:
+def write_file(path: pathlib.Path, content: bytes | Write) -> Checksum:
     """
-    Write a new file, wait until it is on the disk, and return its checksum.
+    Write bytes, or what ``content`` writes, into a new file; wait until it is on the disk, and return its checksum.
 
     :raises OSError: if there is no room
     """
     with open(path, "wb") as file:
-        write(file)
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
         file.flush()
         os.fsync(file.fileno())
     return checksum(path)

@@ -19,7 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_mirl.common.algorithm import GuardedAlgorithm, Path
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.replay import FrameReplayBuffer, describe
+from sb3_mirl.replay import FrameReplayBuffer, check_same, describe
 
 
 class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
@@ -152,22 +152,10 @@ def check_memory(model: OffPolicyAlgorithm, memory: Any, source: Any) -> None:
     else:
         names = ("observation_space", "action_space", "n_steps")
         own = {**found, **{name: getattr(model, name) for name in names}}
-    if found["environments"] != own["environments"]:
-        raise ValueError(
-            f"{source} holds transitions of {found['environments']} environment{'s' if found['environments'] > 1 else ''}, "
-            f"this model has {own['environments']}. "
-            f"Make the environment with {found['environments']}, or start with an empty memory."
-        )
     ignored = {"rows"}
     if {found["class"], own["class"]} == {"ReplayBuffer", "FrameReplayBuffer"}:  # whose samples are the same
         ignored |= {"class", "frame_stack", "channels"}
-    for name in {**own, **found}:
-        here, there = own.get(name), found.get(name)
-        if name not in ignored and here != there:
-            raise ValueError(
-                f"{source} does not fit this model: its {name} is {there!r}, the model's is {here!r}. Make the model with "
-                "the arguments and the environment of the one that saved it, or start with an empty memory."
-            )
+    check_same(own, found, source, ignored)
     if found["rows"] != own["rows"]:
         warnings.warn(
             f"{source} has room for {found['rows'] * found['environments']} transitions and is used with that, in place of "

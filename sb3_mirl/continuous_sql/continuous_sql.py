@@ -92,7 +92,7 @@ class ContinuousSQL(RemembersArguments):
     :param stats_window_size: episodes in the moving averages of ``rollout/``
     :param tensorboard_log: directory of the TensorBoard logs, None for no logs
     :param policy_kwargs: arguments of the policy: ``net_arch=[200, 200]``, ``n_critics=1`` (2: minimum of two),
-        ``n_noise=32``, ``noise_dim``, ...
+        ``n_noise=32``, ``noise_dim``, ``q_scale=1`` (unit of the critics' networks), ...
     :param verbose: 0 for silence, 1 for information, 2 for debugging
     :param seed: seed of Python's, NumPy's, PyTorch's and the environment's random numbers
     :param device: "auto", "cpu", "cuda", ...
@@ -243,7 +243,8 @@ class ContinuousSQL(RemembersArguments):
             )
         self._sampler_lr_schedule = FloatSchedule(self.sampler_learning_rate)
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
-        self._statistics = tuple(get_parameters_by_name(net, ["running_"]) for net in (self.critic, self.critic_target))
+        self._norms = get_parameters_by_name(self.critic, ["running_"])
+        self._norms_target = get_parameters_by_name(self.critic_target, ["running_"])
         self.policy.ent_coef.fill_(self.ent_coef)
 
     def check_weights(self, state: dict[str, th.Tensor], path: Any) -> None:
@@ -377,7 +378,7 @@ class ContinuousSQL(RemembersArguments):
             self._n_updates += 1
             if self._n_updates % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-                polyak_update(*self._statistics, 1.0)
+                polyak_update(self._norms, self._norms_target, 1.0)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/ent_coef", self.policy.ent_coef.item())
@@ -468,7 +469,7 @@ class ContinuousSQL(RemembersArguments):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["actor", "critic", "critic_target", "_sampler_lr_schedule", "_statistics"]
+        own = ["actor", "critic", "critic_target", "_sampler_lr_schedule", "_norms", "_norms_target"]
         return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
 """A sampler network in place of an actor, and the critics whose Boltzmann policy it follows."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from gymnasium import spaces
@@ -110,6 +110,26 @@ class Sampler(BasePolicy):
         return self.net(th.cat([features, 0 * noise if deterministic else noise], dim=1)).tanh()
 
 
+class Scale(nn.Module):
+    """
+    The last layer of a critic whose network counts in another unit.
+
+    :param factor: the unit
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: th.Tensor) -> th.Tensor:
+        """Return ``factor`` times the values."""
+        return self.factor * values
+
+    def extra_repr(self) -> str:
+        """Return the factor, for print."""
+        return str(self.factor)
+
+
 class SamplerPolicy(BasePolicy):
     """
     Sampler, critics and target critics of :class:`~sb3_mirl.ContinuousSQL`, and three buffers: ``ent_coef`` (alpha),
@@ -134,6 +154,8 @@ class SamplerPolicy(BasePolicy):
         loss, as in SB3
     :param n_noise: size of the fixed set of noises
     :param noise_dim: dimension of xi; that of the action by default
+    :param q_scale: unit of the critics' networks, in units of reward; Q itself is in units of reward whatever it is. Values of
+        hundreds are learned faster by a network that counts in tens
     """
 
     actor: Sampler
@@ -159,6 +181,7 @@ class SamplerPolicy(BasePolicy):
         share_features_extractor: bool = False,
         n_noise: int = N_NOISE,
         noise_dim: int | None = None,
+        q_scale: float = 1.0,
     ) -> None:
         super().__init__(
             observation_space,
@@ -173,6 +196,8 @@ class SamplerPolicy(BasePolicy):
         for name, value in (("n_critics", n_critics), ("n_noise", n_noise), ("noise_dim", noise_dim)):
             if value is not None:
                 check_range(f"policy_kwargs: {name}", value, 1, float("inf"), whole=True)
+        check_range("policy_kwargs: q_scale", q_scale, 0, float("inf"), low_open=True, high_open=True)
+        self.q_scale = q_scale
         self.net_arch = NET_ARCH if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.n_critics = n_critics
@@ -198,7 +223,8 @@ class SamplerPolicy(BasePolicy):
                 for name, parameter in network.named_parameters()
                 if not (network is self.critic and self.share_features_extractor and name.startswith("features_extractor"))
             ]
-            network.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)
+            arguments: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+            network.optimizer = self.optimizer_class(parameters, **arguments)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Sampler:
         """
@@ -216,11 +242,15 @@ class SamplerPolicy(BasePolicy):
         :param features_extractor: a shared one, None to make one
         """
         _, architecture = get_actor_critic_arch(self.net_arch)
-        return ContinuousCritic(
+        critic = ContinuousCritic(
             **self._arguments(architecture, features_extractor),
             n_critics=self.n_critics,
             share_features_extractor=self.share_features_extractor,
-        ).to(self.device)
+        )
+        if self.q_scale != 1:
+            for network in critic.q_networks:
+                cast(nn.Sequential, network).append(Scale(self.q_scale))
+        return critic.to(self.device)
 
     def _arguments(self, net_arch: list[int], features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
         arguments = {
@@ -246,6 +276,7 @@ class SamplerPolicy(BasePolicy):
             "share_features_extractor": self.share_features_extractor,
             "n_noise": len(self.noise_set),
             "noise_dim": self.noise_dim,
+            "q_scale": self.q_scale,
         }
 
     # Acting
@@ -354,6 +385,7 @@ class CnnPolicy(SamplerPolicy):
         share_features_extractor: bool = False,
         n_noise: int = N_NOISE,
         noise_dim: int | None = None,
+        q_scale: float = 1.0,
     ) -> None:
         super().__init__(
             observation_space,
@@ -370,6 +402,7 @@ class CnnPolicy(SamplerPolicy):
             share_features_extractor,
             n_noise,
             noise_dim,
+            q_scale,
         )
 
 
@@ -392,6 +425,7 @@ class MultiInputPolicy(SamplerPolicy):
         share_features_extractor: bool = False,
         n_noise: int = N_NOISE,
         noise_dim: int | None = None,
+        q_scale: float = 1.0,
     ) -> None:
         super().__init__(
             observation_space,
@@ -408,4 +442,5 @@ class MultiInputPolicy(SamplerPolicy):
             share_features_extractor,
             n_noise,
             noise_dim,
+            q_scale,
         )

@@ -139,11 +139,10 @@ def sampler_step(policy: SamplerPolicy, obs: PyTorchObs, m: int, k: int, space: 
         sum log(1 - a^2) beside Q
     """
     features = policy.actor.extract_features(obs, policy.actor.features_extractor)
-    alone = m == k == 1
-    noise = policy.draw_noise(len(features), 1 if alone else m + k)
+    noise = policy.draw_noise(len(features), 1 if m == k == 1 else m + k)
     y = policy.actor.latents(features, noise[:, -k:])
     with th.no_grad():
-        x = y.detach() if alone else policy.actor.latents(features, noise[:, :m])
+        x = policy.actor.latents(features, noise[:, :m])
     actions = x.tanh()
     grad_q = action_gradient(policy.critic, obs, actions)
     beta = 1 / policy.ent_coef

@@ -1,6 +1,7 @@
 """What ALE must be given: ROM ids for every spelling of a game, seeds, threads, flavours of a game."""
 
 import difflib
+import math
 import re
 from dataclasses import replace
 from functools import cache
@@ -153,8 +154,7 @@ def at_least(least: int, name: str, value: int) -> int:
 
     :raises ValueError: naming the argument, if it is not an integer of at least ``least``
     """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    check_range(name, value, least, math.inf, whole=True)
     return int(value)
 
 

@@ -10,7 +10,7 @@ from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.envs.gridworld import ExtraActions
 
 
-class PaddedActions(gym.ActionWrapper[Any, int, int]):
+class PaddedActions(gym.ActionWrapper[Any, Any, Any]):
     """
     Give an environment more actions than it has.
 
@@ -23,7 +23,7 @@ class PaddedActions(gym.ActionWrapper[Any, int, int]):
     :raises ValueError: if the actions of ``env`` do not fit, or an argument is out of range
     """
 
-    def __init__(self, env: gym.Env[Any, int], n_actions: int, extra_actions: ExtraActions = "idle", idle: int = 0) -> None:
+    def __init__(self, env: gym.Env[Any, Any], n_actions: int, extra_actions: ExtraActions = "idle", idle: int = 0) -> None:
         super().__init__(env)
         if not isinstance(env.action_space, spaces.Discrete) or env.action_space.start != 0:
             raise ValueError(f"The actions must be Discrete and count from 0, got {env.action_space}.")

@@ -29,16 +29,19 @@ _PIXELS = 420
 _RGB = {"ground": (245, 245, 242), "path": (90, 90, 90), "goal": (0, 158, 115), "agent": (213, 94, 0)}
 
 
-def reward_of(position: Array, action: Array, kind: Reward = "distance") -> tuple[Array, NDArray[np.bool_]]:
+def reward_of(
+    position: Array, action: Array, kind: Reward = "distance", goals: Array = GOALS
+) -> tuple[Array, NDArray[np.bool_]]:
     """
     Return the rewards of arriving, and whether the episode terminates there.
 
     :param position: (..., 2) the new position s'
     :param action: (..., 2) between the bounds
     :param kind: see :class:`MultiGoalEnv`
+    :param goals: (n, 2) those that count
     :return: (...) rewards and (...) whether a goal has ended the episode
     """
-    squares = ((position[..., None, :] - GOALS) ** 2).sum(-1)  # (..., 4)
+    squares = ((position[..., None, :] - goals) ** 2).sum(-1)  # (..., n)
     if kind == "gaussians":
         reward = HEIGHT * np.exp(-squares / (2 * WIDTH**2)).sum(-1)
         return reward, np.zeros(reward.shape, dtype=bool)
@@ -65,16 +68,19 @@ class MultiGoalEnv(gym.Env[Any, Any]):
 
     :param reward: "distance" or "gaussians"
     :param render_mode: "ansi", "rgb_array" or None
+    :param goal: 0 to 3 if only that goal counts, for fine-tuning; None for all of them
     :raises ValueError: if an argument is not known
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own declaration)
 
-    def __init__(self, reward: Reward = "distance", render_mode: str | None = None) -> None:
+    def __init__(self, reward: Reward = "distance", render_mode: str | None = None, goal: int | None = None) -> None:
         check_choice("reward", reward, get_args(Reward))
+        check_choice("goal", goal, (None, 0, 1, 2, 3))
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.reward: Reward = reward
         self.render_mode = render_mode
+        self.goals = GOALS if goal is None else GOALS[goal : goal + 1]
         self.observation_space = spaces.Box(-BOUND, BOUND, (2,), np.float32)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
         self.path: list[Array] = [np.zeros(2)]
@@ -113,7 +119,7 @@ class MultiGoalEnv(gym.Env[Any, Any]):
             raise ValueError(f"An action must be two finite numbers, got {action!r}.")
         velocity = velocity.clip(-1, 1)
         self.path.append((self.position + velocity).clip(-BOUND, BOUND))
-        reward, terminated = reward_of(self.position, velocity, self.reward)
+        reward, terminated = reward_of(self.position, velocity, self.reward, self.goals)
         truncated = not terminated and len(self.path) > TIME_LIMIT[self.reward]
         return self._observation(), float(reward), bool(terminated), truncated, {"goal": self._goal()}
 
@@ -171,7 +177,7 @@ class Rollouts:
         return np.bincount(self.goal % 5, minlength=5) / len(self.goal)
 
 
-def rollouts(act: Callable[[Array], Any], n: int, seed: int, reward: Reward = "distance") -> Rollouts:
+def rollouts(act: Callable[[Array], Any], n: int, seed: int, reward: Reward = "distance", goals: Array = GOALS) -> Rollouts:
     """
     Run n episodes of :class:`MultiGoalEnv` at once; "goal" is that at the end of an episode.
 
@@ -179,6 +185,7 @@ def rollouts(act: Callable[[Array], Any], n: int, seed: int, reward: Reward = "d
     :param n: number of episodes
     :param seed: of the starts
     :param reward: see :class:`MultiGoalEnv`
+    :param goals: (n, 2) those that count
     :return: the episodes
     """
     limit = TIME_LIMIT[reward]
@@ -189,7 +196,7 @@ def rollouts(act: Callable[[Array], Any], n: int, seed: int, reward: Reward = "d
     for step in range(1, limit + 1):
         velocity = np.asarray(act(position[going]), dtype=np.float64).clip(-1, 1)
         position[going] = paths[going, step] = (position[going] + velocity).clip(-BOUND, BOUND)
-        rewards, reached = reward_of(position[going], velocity, reward)
+        rewards, reached = reward_of(position[going], velocity, reward, goals)
         returns[going] += rewards
         lengths[going] += 1
         going = going[~reached]
@@ -316,7 +323,7 @@ def solve(
         new = best[:, 0, :, 0] + alpha * np.log(total)
         change, v = np.abs(new - v).max(), new
         if change < 1e-6 * max(1.0, np.abs(v).max()):
-            return Solution(grid, actions, v, alpha, gamma, reward)
+            return Solution(grid, np.asarray(actions, dtype=np.float64), v, alpha, gamma, reward)
 
 
 def _interpolation(grid: Array, coordinates: Array) -> Array:

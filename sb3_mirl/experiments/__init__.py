@@ -1,6 +1,6 @@
 """Experiments of many runs, games x agents x seeds: run in parallel, resumed where killed, read back for the plots.
 
-Needs the extra ``plots`` (pandas, rliable).
+Needs the extra ``plots`` (pandas, loky), and for runs on many machines ``cluster`` (Ray).
 """
 
 import warnings

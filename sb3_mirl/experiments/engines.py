@@ -1,6 +1,7 @@
 """Where the runs of an experiment are executed: in processes of this machine (loky), or on a cluster (Ray)."""
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -8,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, wait
 from typing import Any, Literal, NamedTuple
 
-import loky
-
+from sb3_mirl.common.extras import extra
 from sb3_mirl.experiments.settings import Run
+
+with extra("plots"):
+    import loky
 
 TICK = 0.5  # seconds
 TOGETHER = 2
@@ -85,16 +88,18 @@ def on_ray(work: Work, runs: Sequence[Run], address: str | None, cpus: float, gp
     :param cpus: cores of a run
     :param gpus: GPUs of a run, such as 0.25 where four share one; with 0 it sees none
     :return: as of :func:`on_this_machine`
-    :raises ImportError: without the package ``ray``
+    :raises ModuleNotFoundError: without the package ``ray``
     """
-    try:
+    with extra("cluster"):
         import ray
-    except ImportError as error:
-        raise ImportError(f"A cluster needs the package ray ({error}): pip install 'sb3-mirl[cluster]'") from error
     begun = not ray.is_initialized()
     if begun:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ray.init(address=address, log_to_driver=False)
-    task = ray.remote(lambda run: work(run)).options(num_cpus=cpus, num_gpus=gpus, max_retries=3)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray's own would abort
+                signal.signal(number, handler)
+    task: Any = ray.remote(lambda run: work(run)).options(num_cpus=cpus, num_gpus=gpus, max_retries=3)
     busy = {task.remote(run): run for run in runs}
     try:
         while busy:

@@ -125,7 +125,7 @@ class MaxEntRouteChoice(Parameters):
         graphs = self._make_graphs(log_reference)
         likelihood = RouteLikelihood(self.network, trips, graphs, log_reference, self.n_jobs)
         scales = feature_scales(self.network.features)
-        start = self._start(likelihood, log_reference)
+        start = self._start(likelihood)
         reference = None if self.reference is None else np.asarray(self.reference, dtype=np.float64).tobytes()
         settings = self.l1, self.l2, self.optimizer, self.max_detour, self.horizon, reference
         saved = None if checkpoint is None else Checkpoint(checkpoint, self.network, trips, settings)
@@ -143,9 +143,9 @@ class MaxEntRouteChoice(Parameters):
         self._describe(likelihood, minimum, scales)
         return self
 
-    def _start(self, likelihood: RouteLikelihood, log_reference: Array | None) -> Array:
+    def _start(self, likelihood: RouteLikelihood) -> Array:
         if self.initial_weights is None:
-            return start_weights(self.network, log_reference)
+            return start_weights(self.network, signed=self.optimizer == "exponentiated")
         start = as_weights(self.network, "initial_weights", self.initial_weights)
         likelihood.check_finite(start)
         return start

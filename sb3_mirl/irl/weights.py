@@ -100,14 +100,48 @@ def feature_scales(features: Features) -> Array:
     return np.where(scales > 0, scales, 1.0)
 
 
-def start_weights(network: RoadNetwork, log_reference: Array | None = None) -> Array:
+def start_weights(network: RoadNetwork, signed: bool = False) -> Array:
     """Weights (K,) with which every edge costs something and every row sum of exp(r) is below 1, so that z is finite.
 
-    They are -s / mean |f_k| for features that are never negative, s / mean |f_k| for those never positive, 0 for others; s is
-    as small as the row sums allow: there the model is uncertain, and its curvature says much.
+    The edges' costs are as equal as the features allow, and as small as the row sums allow: there the model is uncertain, and
+    its curvature says much. Where that leaves an edge without cost, features that are never negative get -1 / mean |f_k|.
 
+    :param signed: the latter in any case: no weight of such a feature is 0, where multiplicative updates would leave it
     :raises ValueError: an edge has none of the features that can be made costly
     """
+    direction = _equal_costs(network)
+    if signed or not (network.rewards(direction) < 0).all():
+        direction = _signed_costs(network)
+    rewards = network.rewards(direction)
+    for edge in np.flatnonzero(~(rewards < 0)):
+        raise ValueError(
+            f"{network.name_edge(int(edge))} has only zeros among the features that are never negative, so that it would cost "
+            "nothing: give every edge a constant feature (1 each), or the fit initial_weights"
+        )
+
+    def fits(log2_s: float) -> bool:
+        return bool(np.bincount(network.tail, np.exp(2.0**log2_s * rewards)).max() < _ROW_SUM)
+
+    low, high = -20.0, 0.0
+    while not fits(high):
+        low, high = high, high + 1
+    while high - low > 0.05 and not fits(low):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return 2.0**high * direction
+
+
+def _equal_costs(network: RoadNetwork) -> Array:
+    """(K,): the weights that come closest to a reward of -1 on each edge, by least squares with a small ridge."""
+    scales = feature_scales(network.features)
+    gram = network.features.T @ network.features
+    gram = (gram if isinstance(gram, np.ndarray) else gram.toarray()) / np.outer(scales, scales) / network.n_edges
+    sums = network.feature_counts(np.ones(network.n_edges)) / scales / network.n_edges
+    return -np.linalg.solve(gram + 1e-6 * np.eye(len(sums)), sums) / scales
+
+
+def _signed_costs(network: RoadNetwork) -> Array:
+    """(K,): -1 / mean |f_k| for features that are never negative, 1 / mean |f_k| for those never positive, 0 for others."""
     features = network.features
     if isinstance(features, np.ndarray):
         low, high, mean = features.min(axis=0), features.max(axis=0), np.abs(features).mean(axis=0)
@@ -115,25 +149,7 @@ def start_weights(network: RoadNetwork, log_reference: Array | None = None) -> A
         low, high = (part.toarray().ravel() for part in (features.min(axis=0), features.max(axis=0)))
         mean = np.asarray(abs(features).mean(axis=0)).ravel()
     sign = np.where(low >= 0, -1.0, np.where(high <= 0, 1.0, 0.0)) * (mean > 0)
-    direction = sign / np.where(mean > 0, mean, 1.0)
-    rewards = network.rewards(direction)
-    for edge in np.flatnonzero(~(rewards < 0)):
-        raise ValueError(
-            f"{network.name_edge(int(edge))} has only zeros among the features that are never negative, so that it would cost "
-            "nothing: give every edge a constant feature (1 each), or the fit initial_weights"
-        )
-    bonus = np.zeros(network.n_edges) if log_reference is None else log_reference
-
-    def fits(log2_s: float) -> bool:
-        return bool(np.bincount(network.tail, np.exp(2.0**log2_s * rewards + bonus)).max() < _ROW_SUM)
-
-    low_s, high_s = -20.0, 0.0
-    while not fits(high_s):
-        low_s, high_s = high_s, high_s + 1
-    while high_s - low_s > 0.05 and not fits(low_s):
-        middle = (low_s + high_s) / 2
-        low_s, high_s = (low_s, middle) if fits(middle) else (middle, high_s)
-    return 2.0**high_s * direction
+    return sign / np.where(mean > 0, mean, 1.0)
 
 
 def covariance_of(information: Array, scales: Array) -> tuple[Array, Array, NDArray[np.int64]]:

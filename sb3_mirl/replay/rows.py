@@ -1,6 +1,6 @@
 """What any replay buffer consists of: its settings, and rows, numbered in the order in which they were added."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,21 @@ def describe(buffer: BaseBuffer) -> dict[str, Any]:
     if isinstance(buffer, FrameReplayBuffer):
         found |= {"frame_stack": buffer.layout.frame_stack, "channels": "first" if buffer.layout.channels_first else "last"}
     return found
+
+
+def check_same(own: Mapping[str, Any], found: Mapping[str, Any], source: Any, ignored: Collection[str] = ()) -> None:
+    """
+    Compare what :func:`describe` says of a model's buffer with what it said of another one, read from ``source``.
+
+    :raises ValueError: naming the first difference that is not ``ignored``
+    """
+    for name in {**own, **found}:
+        here, there = own.get(name), found.get(name)
+        if name not in ignored and here != there:
+            raise ValueError(
+                f"{source} does not fit this model: it has {name}={there!r}, the model {name}={here!r}. Make the model with "
+                "the arguments and the environment of the one that saved it, or start with an empty memory."
+            )
 
 
 def rows_of(buffer: ReplayBuffer, n_added: int | None = None) -> Rows | None:

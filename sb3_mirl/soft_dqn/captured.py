@@ -48,6 +48,7 @@ class CapturedUpdates:
         self._inputs = deepcopy(data)
         if not policy.make_capturable():
             return None
+        rule = rule._replace(in_numpy=False)  # a graph holds operators of torch
         before = [(tensor, tensor.clone()) for tensor in _state(policy)]
         try:
             stream = th.cuda.Stream()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from sb3_mirl.soft_dqn.mlp import PlainMLP, plain_mlp
 
 LARGE = 2**20
 """Weights of a linear layer whose products cost more than the Python around them: NatureCNN's has 1.6e6."""
+LAYOUT_OFF_CPU = th.contiguous_format
+"""Of images. Channels-last ones would want such weights, which SB3's ``policy.parameters_to_vector`` does not take."""
 FEW = 4
 """Channels of images that are faster cast one by one than together."""
 
@@ -148,7 +151,7 @@ def optimized(networks: Iterable[nn.Module], bfloat16: bool) -> Iterator[None]:
             continue
         on_cpu = network.device.type == "cpu"
         if network.takes_images:
-            layout = th.channels_last if on_cpu and not bfloat16 and _convolves(network) else th.contiguous_format
+            layout = th.channels_last if on_cpu and not bfloat16 and _convolves(network) else LAYOUT_OFF_CPU
             _replace(network, "extract_features", partial(_extract_from_images, layout=layout))
             changed.append(network)
         if on_cpu and not bfloat16:
@@ -197,19 +200,45 @@ class _TransposedProducts(th.autograd.Function):
         return grad_x, th.mm(grad.t(), x), grad.sum(0)
 
 
-def _extract_from_images(obs: PyTorchObs, features_extractor: BaseFeaturesExtractor, layout: th.memory_format) -> th.Tensor:
+@dataclass(frozen=True)
+class Prepared:
+    """Images that have been cast and scaled for an optimized network."""
+
+    images: th.Tensor
+
+    def __getitem__(self, rows: slice) -> "Prepared":
+        """Return some of them."""
+        return Prepared(self.images[rows])
+
+
+def prepared(network: nn.Module, observations: Any) -> Any:
+    """
+    Cast the images of many minibatches together where a launch costs more than the memory: elsewhere than on the CPU.
+
+    :param network: that will be given them, in a block of :func:`optimized`
+    :param observations: (B, ...)
+    :return: what the network takes in their place
+    """
+    extract = vars(network).get("extract_features")
+    if not isinstance(extract, partial) or not isinstance(observations, th.Tensor) or observations.is_cpu:
+        return observations
+    return Prepared(_as_floats(observations, extract.keywords["layout"]).div_(255.0))
+
+
+def _extract_from_images(obs: Any, features_extractor: BaseFeaturesExtractor, layout: th.memory_format) -> th.Tensor:
     """
     As ``BaseModel.extract_features`` for images, which are cast once, to the type in which the network computes, and scaled
     where they lie. SB3 makes a second array of floats, and autocast a third.
     """
-    assert isinstance(obs, th.Tensor)
-    return features_extractor(_as_floats(obs, layout).div_(255.0))
+    return features_extractor(obs.images if isinstance(obs, Prepared) else _as_floats(obs, layout).div_(255.0))
 
 
 def _as_floats(images: th.Tensor, layout: th.memory_format) -> th.Tensor:
     dtype = _computes_in(images.device.type)
     if images.dim() != 4:
         return images.to(dtype, copy=True)
+    if not images.is_cpu:
+        return images.to(dtype, copy=True, memory_format=layout)
     if layout is th.contiguous_format or images.shape[1] > FEW:
         # the layout is cheapest to change while they are uint8
         return images.contiguous(memory_format=layout).to(dtype, copy=True)

@@ -9,13 +9,12 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
 from sb3_mirl.maths.arrays import at_hand, clip, is_at_hand, is_finite, namespace, silent
 from sb3_mirl.replay import FrameReplayBuffer
-from sb3_mirl.soft_dqn.networks import ByTorch, plain
+from sb3_mirl.soft_dqn.networks import ByTorch, plain, prepared
 from sb3_mirl.soft_dqn.policies import SoftQPolicy, leaves_out_bad_steps
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
@@ -49,7 +48,11 @@ class UpdateRule(NamedTuple):
     beta_max: float
     entropy_bonus: bool
     bfloat16: bool = False  # network arithmetic only: weights, targets and losses stay float32
-    in_numpy: bool = False  # on the CPU: losses and small networks
+    in_numpy: bool = False  # on the CPU: formulas, losses and small networks
+
+    def kind(self, tensor: th.Tensor) -> Any:
+        """Return a tensor as the formulas are to take it."""
+        return at_hand(tensor) if self.in_numpy else tensor
 
 
 def eager_updates(policy: SoftQPolicy, sample: Sampler, rule: UpdateRule, n: int, batch_size: int) -> th.Tensor:
@@ -87,7 +90,10 @@ def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> 
 
 
 def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
-    losses = [gradient_update(policy, batch, rule) for batch in split(make_batch(policy, data, rule), n)]
+    batch = make_batch(policy, data, rule)
+    with _autocast(batch.targets, rule):
+        batch = batch._replace(observations=prepared(policy.q_net, batch.observations))
+    losses = [gradient_update(policy, part, rule) for part in split(batch, n)]
     return th.tensor(losses) if rule.in_numpy else th.stack(losses)
 
 
@@ -101,8 +107,8 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
     :return: the transitions with their targets
     :raises ValueError: on the CPU, for a target that is not finite
     """
-    rewards, dones = at_hand(data.rewards)[:, 0], at_hand(data.dones)[:, 0]
-    discounts = (rule.gamma if data.discounts is None else at_hand(data.discounts)[:, 0]) * (1 - dones)
+    rewards, dones = rule.kind(data.rewards)[:, 0], rule.kind(data.dones)[:, 0]
+    discounts = (rule.gamma if data.discounts is None else rule.kind(data.discounts)[:, 0]) * (1 - dones)
     next_q = _target_values(policy, data.next_observations, rule)  # (n B, A)
     log_prior, beta = policy.prior_and_beta_for(next_q)
     targets = soft_q_target(rewards, discounts, next_q, log_prior, beta)
@@ -115,7 +121,7 @@ def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatc
 
 
 def _target_values(policy: SoftQPolicy, observations: PyTorchObs, rule: UpdateRule) -> Any:
-    """(n B, A): an array on the CPU, elsewhere a tensor."""
+    """(n B, A)"""
     network: Any = policy.q_net_target
     if rule.in_numpy and (mlp := plain(network, rule.bfloat16)) is not None:
         return mlp.forward(observations)
@@ -123,7 +129,7 @@ def _target_values(policy: SoftQPolicy, observations: PyTorchObs, rule: UpdateRu
     at_once = CPU_ROWS if first.device.type == "cpu" else len(first)
     parts = [_rows(observations, slice(i, i + at_once)) for i in range(0, len(first), at_once)]
     with th.no_grad(), _autocast(first, rule):
-        return at_hand(th.cat([network(part) for part in parts]).float())
+        return rule.kind(th.cat([network(part) for part in parts]).float())
 
 
 def split(batch: Columns, n: int) -> list[Columns]:
@@ -164,18 +170,34 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     q = q.float().gather(1, batch.actions).squeeze(1)  # (B,)
     loss = F.smooth_l1_loss(q, batch.targets)
 
-    policy.optimizer.zero_grad()
+    optimizer = policy.optimizer
+    optimizer.zero_grad()
     loss.backward()
-    norm = _clip_gradients(policy.q_net, rule.max_grad_norm)
-    total = loss.detach() + norm
+    gradients = [p.grad for p in policy.q_net.parameters() if p.grad is not None]
+    norm = th.nn.utils.get_total_norm(gradients)
+    loss = loss.detach()
+    total = loss + norm
     zero = total - total  # NaN where one of them is not finite
-    if zero.device.type != "cpu" and leaves_out_bad_steps(policy.optimizer):
-        # looking at it here would wait for the device
-        policy.optimizer.found_inf = zero.ne(0).float()  # type: ignore[attr-defined]
-    elif zero != 0:
+    if zero.device.type != "cpu" and leaves_out_bad_steps(optimizer):
+        # looking at values here would wait for the device
+        _step_on_device(cast(Any, optimizer), norm, zero, rule.max_grad_norm)
+        return loss + zero
+    if zero != 0:
         raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": norm}))
-    policy.optimizer.step()
-    return loss.detach() + zero
+    if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
+        th.nn.utils.clip_grads_with_norm_(policy.q_net.parameters(), rule.max_grad_norm, norm)
+    optimizer.step()
+    return loss
+
+
+def _step_on_device(optimizer: Any, norm: th.Tensor, zero: th.Tensor, max_norm: float | None) -> None:
+    """Clip the gradient and step, or leave out the step where ``zero`` is NaN, by the protocol of torch's ``GradScaler``."""
+    optimizer.found_inf = th.ne(zero, 0, out=th.empty_like(zero))
+    if max_norm is not None:
+        optimizer.grad_scale = (norm / max_norm).clamp(min=1)  # by which the kernel divides the gradient
+    optimizer.step()
+    # another's step is not to find them
+    optimizer.found_inf = optimizer.grad_scale = None
 
 
 def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> float:
@@ -210,8 +232,8 @@ def follow_losses(policy: SoftQPolicy, losses: th.Tensor, rule: UpdateRule) -> t
     :return: the losses
     """
     if rule.beta_lr > 0:
-        beta: Any = at_hand(policy.beta)
-        new = clip(inverse_loss_beta(beta, at_hand(losses), rule.beta_lr, rule.beta_max), high=rule.beta_max)
+        beta: Any = rule.kind(policy.beta)
+        new = clip(inverse_loss_beta(beta, rule.kind(losses), rule.beta_lr, rule.beta_max), high=rule.beta_max)
         xp = namespace(beta)
         beta[...] = xp.where(xp.isnan(new), beta, new)
     return losses
@@ -243,15 +265,6 @@ def _concatenate(column: tuple[Any, ...]) -> Any:
 
 def _autocast(like: th.Tensor, rule: UpdateRule) -> th.autocast:
     return th.autocast(like.device.type, th.bfloat16, enabled=rule.bfloat16)
-
-
-def _clip_gradients(q_net: QNetwork, max_norm: float | None) -> th.Tensor:
-    parameters = [p for p in q_net.parameters() if p.grad is not None]
-    norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # the CPU need not multiply by 1; elsewhere looking at the norm would wait for the device
-    if max_norm is not None and (norm.device.type != "cpu" or norm > max_norm):
-        th.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
 
 
 def _describe_non_finite(values: dict[str, Any]) -> str:

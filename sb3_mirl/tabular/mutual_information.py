@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, rel_entr, softmax
+from scipy.special import rel_entr, softmax
 
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.tabular.mdp import Array, TabularMDP
@@ -117,8 +117,8 @@ def solve_mutual_information(
     """
     check_range("epsilon", epsilon, 0, 1)
 
-    def point_at(prior: Array, start: Array | None = None) -> _Point:
-        return _evaluate(mdp, beta, prior, state_distribution, epsilon, start)
+    def point_at(prior: Array, near: _Point | None = None) -> _Point:
+        return _evaluate(mdp, beta, prior, state_distribution, epsilon, near)
 
     point = point_at(checked_prior(mdp, initial_prior))
     objectives = [point.objective]
@@ -126,12 +126,12 @@ def solve_mutual_information(
     for _ in range(max_iterations):
         buried = _without_dying_actions(point, tolerance)
         if buried is not None:
-            candidate = point_at(buried, point.soft.v)
+            candidate = point_at(buried, point)
             if candidate.gap <= tolerance:
                 point = candidate
         if point.reachable_gap <= tolerance:
             break
-        candidate = point_at(_stepped(point, stretch), point.soft.v)
+        candidate = point_at(_stepped(point, stretch), point)
         ascends = state_distribution == "discounted"
         better = candidate.objective > point.objective if ascends else candidate.change < point.change
         if better or stretch <= 1:
@@ -153,12 +153,21 @@ def solve_mutual_information(
 
 
 def _evaluate(
-    mdp: TabularMDP, beta: float, prior: Array, kind: StateDistribution, epsilon: float, start: Array | None
+    mdp: TabularMDP, beta: float, prior: Array, kind: StateDistribution, epsilon: float, near: _Point | None
 ) -> _Point:
-    soft = soft_value_iteration(mdp, beta, prior, initial_values=start)
-    weights = state_distribution(mdp, soft.policy, prior, kind, epsilon)
-    log_fitness = logsumexp(beta * (soft.q - soft.v[:, None]), b=weights[:, None], axis=0)  # (A,)
-    return _Point(prior, soft, weights, log_fitness, float(mdp.initial @ soft.v))
+    values, visits = (None, None) if near is None else (near.soft.v, near.weights)
+    soft = soft_value_iteration(mdp, beta, prior, initial_values=values)
+    weights = state_distribution(mdp, soft.policy, prior, kind, epsilon, visits)
+    return _Point(prior, soft, weights, _log_fitness(soft, weights, beta), float(mdp.initial @ soft.v))
+
+
+def _log_fitness(soft: SoftSolution, weights: Array, beta: float) -> Array:
+    """(A,): log sum_s d(s) exp(beta (Q(s,a) - V(s))). SciPy's logsumexp passes over the array several times more."""
+    visited = weights > 0
+    x = beta * (soft.q - soft.v[:, None])[visited]  # of a dead action it may be of any size
+    largest = x.max(axis=0)
+    x -= largest
+    return np.log(weights[visited] @ np.exp(x, out=x)) + largest
 
 
 def _stepped(point: _Point, stretch: float) -> Array:

@@ -21,7 +21,7 @@ from sb3_mirl.tabular.mdp import Array, Matrix, TabularMDP, checked_distribution
 StateDistribution = Literal["discounted", "stationary", "behaviour"]
 
 _DIRECT_STATES = 2000  # up to here a sparse LU factorisation is as quick as an iterative solver
-_KRYLOV_RTOL = 1e-11
+_KRYLOV_RTOL, _LOOSEST_RTOL = 1e-11, 1e-2
 # the long-run distribution as the limit of a discount: it exists for every chain, periodic and reducible ones too
 _NEAR_ONE = 1 - 1e-9
 _ROUNDING = 1e-2  # a tolerance counts from this / beta on, too: the soft value is a logarithm divided by beta
@@ -103,10 +103,12 @@ def soft_value_iteration(
     for iteration in range(max_iterations + 1):
         q, backed_up, policy = soft_backup(mdp, v, beta, prior, mdp.discount)
         difference = backed_up - v  # (S,)
-        residual = float(np.abs(difference).max())
-        if residual <= tolerance * max(1.0, float(np.abs(backed_up).max()), _ROUNDING / beta):
+        residual, scale = float(np.abs(difference).max()), max(1.0, float(np.abs(backed_up).max()), _ROUNDING / beta)
+        if residual <= tolerance * scale:
             return SoftSolution(q, backed_up, policy, residual, iteration)
-        v = v + solve_chain(policy_matrix(mdp, policy), mdp.discount, difference)
+        # as exactly as the step deserves: to what it leaves of the residual, and to what the tolerance asks
+        rtol = min(max(0.1 * tolerance * scale / residual, residual / scale, _KRYLOV_RTOL), _LOOSEST_RTOL)
+        v = v + solve_chain(policy_matrix(mdp, policy), mdp.discount, difference, rtol)
     raise RuntimeError(
         f"soft value iteration stopped at a residual of {residual:.2g} after {max_iterations} iterations "
         f"(beta {beta}, discount {mdp.discount}): raise tolerance={tolerance} or max_iterations"
@@ -151,28 +153,34 @@ def policy_matrix(mdp: TabularMDP, policy: Array) -> Matrix:
     return chooser @ mdp.matrix
 
 
-def solve_chain(chain: Matrix, discount: float, right: Array) -> Array:
+def solve_chain(chain: Matrix, discount: float, right: Array, rtol: float = _KRYLOV_RTOL, start: Array | None = None) -> Array:
     """Return the x (S,) with x - discount * chain @ x = right.
 
     :param chain: (S, S), non-negative, rows or columns summing to at most 1
     :param discount: in [0, 1)
     :param right: (S,)
+    :param rtol: norm of what is left of ``right``, relative to its own; smaller where the solver is direct
+    :param start: (S,), where an iterative solver begins, up to a factor
     """
     if isinstance(chain, np.ndarray):
         return np.asarray(np.linalg.solve(np.eye(len(right)) - discount * chain, right), dtype=np.float64)
     from scipy.sparse import eye_array
-    from scipy.sparse.linalg import bicgstab, gcrotmk, spsolve
+    from scipy.sparse.linalg import LinearOperator, bicgstab, gcrotmk, spsolve
 
-    matrix = eye_array(len(right), format="csr") - discount * chain
     if len(right) > _DIRECT_STATES and discount < _NEAR_ONE:
+        # the difference of two sparse matrices takes as long as five products
+        matrix = LinearOperator(chain.shape, lambda x: x - discount * (chain @ x), dtype=np.float64)
+        if start is not None:
+            image = matrix @ start
+            start = start * (image @ right) / (image @ image)
         # bicgstab is the quickest and may break down, gcrotmk is slower and does not, a factorisation takes memory
         for solver in (bicgstab, gcrotmk):
             with np.errstate(all="ignore"):
-                solution, failed = solver(matrix, right, rtol=_KRYLOV_RTOL)
+                solution, failed = solver(matrix, right, x0=start, rtol=rtol)
             # its own residual may have drifted from the true one
-            if not failed and np.linalg.norm(matrix @ solution - right) <= 10 * _KRYLOV_RTOL * np.linalg.norm(right):
+            if not failed and np.linalg.norm(matrix @ solution - right) <= 10 * rtol * np.linalg.norm(right):
                 return solution
-    return spsolve(matrix.tocsc(), right)
+    return spsolve((eye_array(len(right), format="csr") - discount * chain).tocsc(), right)
 
 
 def occupancy(mdp: TabularMDP, policy: ArrayLike) -> Array:
@@ -206,23 +214,26 @@ def behaviour_policy(policy: ArrayLike, prior: ArrayLike, epsilon: float) -> Arr
     return (1 - epsilon) * best / best.sum(axis=1, keepdims=True) + epsilon * prior
 
 
-def state_distribution(mdp: TabularMDP, policy: Array, prior: Array, kind: StateDistribution, epsilon: float) -> Array:
+def state_distribution(
+    mdp: TabularMDP, policy: Array, prior: Array, kind: StateDistribution, epsilon: float, start: Array | None = None
+) -> Array:
     """Return which states (S,) the prior (A,) is averaged over under ``policy`` (S, A).
 
     :param kind: "discounted" (Eq. 6's own), "stationary" (as gamma -> 1 in appendix A.1), or "behaviour" (stationary under
         the epsilon-greedy policy that acts while learning: what a learner sees)
+    :param start: (S,) of a similar policy, where an iterative solver begins
     :raises ValueError: if ``kind`` is another word
     """
     if kind not in ("discounted", "stationary", "behaviour"):
         raise ValueError(f"state_distribution must be 'discounted', 'stationary' or 'behaviour', got {kind!r}")
     if kind == "behaviour":
         policy = behaviour_policy(policy, prior, epsilon)
-    return _visits(mdp, policy, mdp.discount if kind == "discounted" else _NEAR_ONE)
+    return _visits(mdp, policy, mdp.discount if kind == "discounted" else _NEAR_ONE, start)
 
 
-def _visits(mdp: TabularMDP, policy: Array, discount: float) -> Array:
+def _visits(mdp: TabularMDP, policy: Array, discount: float, start: Array | None = None) -> Array:
     """(S,): sum_t discount^t Pr(s_t = s), normalised."""
-    visits = np.maximum(solve_chain(policy_matrix(mdp, policy).T, discount, mdp.initial), 0)
+    visits = np.maximum(solve_chain(policy_matrix(mdp, policy).T, discount, mdp.initial, start=start), 0)
     return visits / visits.sum()
 
 

@@ -30,7 +30,7 @@ def draw(command: str) -> None:
     if known.save is not None:
         matplotlib.use("Agg")
         pyplot.show = lambda *args, **kwargs: None
-    with extra("plots"):
+    with extra("zoo"):
         module = importlib.import_module("rl_zoo3.plots")
     try:
         getattr(module, command)()
