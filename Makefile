@@ -45,9 +45,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The site, notebooks executed, in docs/_build/html (what has been executed before is kept in docs/_build/.jupyter_cache)
+# The site, with its notebooks executed, in docs/_build/html; DOCS_EXECUTE=cache executes only those that have changed, off none
+DOCS_EXECUTE ?= force
 docs: $(READY)
-	DOCS_EXECUTE=cache $(BIN)/python -m sphinx -W -n -b html docs docs/_build/html
+	DOCS_EXECUTE=$(DOCS_EXECUTE) $(BIN)/python -m sphinx -W -n -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 # SB3's own tests of DQN, SAC, A2C and DDPG, with our classes in their place
