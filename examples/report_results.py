@@ -88,18 +88,18 @@ def plan(snapshots: pd.DataFrame, reps: int) -> str:
     for measure, scores in plan_scores(snapshots).items():
         agents = {agent: table for agent in AGENTS if len(table := complete(scores, agent))}
         pairs = [(x, y) for x, y in (PRIMARY, *OTHERS) if x in agents and y in agents]
-        for pair in pairs:
-            level = PRIMARY_LEVEL if pair == PRIMARY else 0.95
+        for pair, level in [(pair, 0.95) for pair in pairs] + [(pair, PRIMARY_LEVEL) for pair in pairs if pair == PRIMARY]:
             (estimate,) = probability_of_improvement(
                 {name: agents[name].to_numpy() for name in pair}, [pair], reps, level
             ).values()
             low, high = estimate.low.item(), estimate.high.item()
             decided = "shown" if low > SHOWN else "refuted" if high < REFUTED else "open"
-            rows[f"{LABELS[pair[0]]} > {LABELS[pair[1]]}, {measure}"] = {
-                "probability": f"{estimate:.2f}", "interval": f"{100 * level:g} %", "games": agents[pair[0]].shape[1],
+            rows[f"{LABELS[pair[0]]} > {LABELS[pair[1]]}, {measure}, {100 * level:g} %"] = {
+                "probability": f"{estimate:.2f}",
+                "games": agents[pair[0]].shape[1],
                 "seeds": " and ".join(str(len(agents[name])) for name in pair),
-                "plan": decided if pair == PRIMARY else "secondary",
-            }  # fmt: skip
+                "plan": decided if level == PRIMARY_LEVEL else "",
+            }
     scores = pd.concat([table.assign(game=table["game"] + f", {name}") for name, table in plan_scores(snapshots).items()])
     secondary = means(scores, list(AGENTS), reps) + differences(scores, list(AGENTS), reps)
     return f"{markdown(pd.DataFrame(rows).T.rename_axis('comparison'))}\n{secondary}"

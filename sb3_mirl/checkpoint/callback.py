@@ -70,8 +70,12 @@ class ResumableCheckpoint(StatelessCallback):
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal has ended the last training."""
+        """Whether a signal, or :meth:`interrupt`, has ended the last training."""
         return self._signals.received is not None
+
+    def interrupt(self) -> None:
+        """End ``learn`` as the first Ctrl-C does, with a checkpoint. For threads and programs that get no signals."""
+        self._signals.received = self._signals.received or signal.SIGINT
 
     def exists(self) -> bool:
         """Whether the folder has a checkpoint, to go on from by :func:`sb3_mirl.resume`."""

@@ -20,7 +20,8 @@ from sb3_mirl.soft_dqn import SoftDQN
 with extra("plots"):
     import pandas as pd
 
-Report = Callable[[int], None]
+Report = Callable[[int], bool | None]
+"""(environment steps since the last call) -> whether to stop"""
 REPORT_EVERY = 1000  # environment steps
 EVALUATIONS, HISTORY, SNAPSHOTS = "evaluations.npz", "prior_history.npz", "snapshots.csv"
 COLUMNS = ("timesteps", "beta", "training_score", "seconds")
@@ -38,9 +39,10 @@ class SnapshotCallback(BaseCallback):
     The evaluation draws from its own random numbers: training is the same whether and how one evaluates.
     """
 
-    def __init__(self, folder: Path, evaluation: VecEnv, settings: Settings, report: Report) -> None:
+    def __init__(self, folder: Path, evaluation: VecEnv, settings: Settings, report: Report, stop: Callable[[], None]) -> None:
         super().__init__()
-        self.folder, self.evaluation, self.settings, self.report = folder, evaluation, settings, report
+        self.folder, self.evaluation, self.settings = folder, evaluation, settings
+        self.report, self.stop = report, stop
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing for a checkpoint: what was recorded is in the files."""
@@ -59,7 +61,8 @@ class SnapshotCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self._reported >= REPORT_EVERY or self.num_timesteps >= self.settings.timesteps:
-            self.report(self.num_timesteps - self._reported)
+            if self.report(self.num_timesteps - self._reported):
+                self.stop()
             self._reported = self.num_timesteps
         return True
 

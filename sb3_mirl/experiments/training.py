@@ -44,9 +44,9 @@ def train(run: Run, suite: Suite, settings: Settings, out: Path, device: str, re
     Train and evaluate one agent. Resume a run that was killed at its last snapshot, see :func:`sb3_mirl.resume`; do
     nothing if it is done.
 
-    :param report: called with the number of environment steps done since the last call
+    :param report: called with the number of environment steps done since the last call; True ends the training
     :raises FolderInUse: if another process is busy with this run
-    :raises KeyboardInterrupt: once a checkpoint is saved, if SIGINT or SIGTERM asked the training to end
+    :raises KeyboardInterrupt: once a checkpoint is saved, if SIGINT, SIGTERM or ``report`` asked the training to end
     :raises ValueError: if the run was begun with other settings
     """
     folder = out / run.folder
@@ -68,8 +68,14 @@ def _train(run: Run, suite: Suite, settings: Settings, folder: Path, device: str
         policy, hyperparameters = suite.hyperparameters(run.game, settings)
         overridden = {**hyperparameters, **settings.overrides}
         model = make_agent(run.agent, env, policy, overridden, seed=run.seed, device=device, tensorboard_log=logs)
+
+    def stop() -> None:
+        if not resumable:
+            raise KeyboardInterrupt
+        checkpoint.interrupt()
+
     # evaluated before it is saved: a checkpoint is never ahead of the evaluations
-    callbacks: list[BaseCallback] = [SnapshotCallback(folder, evaluation, settings, report)]
+    callbacks: list[BaseCallback] = [SnapshotCallback(folder, evaluation, settings, report, stop)]
     if resumable:
         callbacks.append(checkpoint)
     model.learn(settings.timesteps, callback=callbacks, log_interval=LOG_INTERVAL)

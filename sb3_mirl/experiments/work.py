@@ -1,6 +1,5 @@
 """A run as a process of an experiment executes it: watched and stopped through files, which a cluster shares."""
 
-import signal
 import time
 import traceback
 from pathlib import Path
@@ -35,18 +34,17 @@ def work(run: Run, suite: Suite, settings: Settings, out: Path, device: str, thr
 
 
 class Report:
-    """Told by a run of its environment steps: says in a file how far it is, and asks it to end where the command does."""
+    """Told by a run of its environment steps: says in a file how far it is, and whether to stop."""
 
     def __init__(self, file: Path, stop: Path) -> None:
         self.file, self.stop = file, stop
-        self.steps, self.looked, self.asked = 0, 0.0, False
+        self.steps, self.looked = 0, -EVERY
 
-    def __call__(self, steps: int) -> None:
+    def __call__(self, steps: int) -> bool:
         self.steps += steps
         if time.monotonic() < self.looked + EVERY:
-            return
+            return False
         self.looked = time.monotonic()
         self.file.write_text(str(self.steps))
-        if self.stop.exists() and not self.asked:
-            self.asked = True
-            signal.raise_signal(signal.SIGINT)
+        # not by a signal: Ray executes tasks in a thread that gets none
+        return self.stop.exists()
