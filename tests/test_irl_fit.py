@@ -115,6 +115,17 @@ def test_exponentiated_gradient_comes_to_the_same_likelihood_and_signs(town, fit
     assert (again.weights_ == online.weights_).all()
 
 
+def test_exponentiated_gradient_weighs_the_destinations_by_their_paths():
+    """Two kinds of drivers, one of which is seen twenty times as often."""
+    network, paths = grid(5, n_features=2), []
+    for theta, destination in (([-1.5, -3.0, -0.1], 24), ([-1.5, -0.1, -3.0], 20)):
+        drivers = MaxEntRouteChoice.from_weights(network, theta)
+        paths += [drivers.sample(origin, destination, 1, seed=origin)[0] for origin in range(20)]
+    weights = np.repeat([20.0, 1.0], 20)
+    best, online = (MaxEntRouteChoice(network, optimizer=o).fit(paths, weights) for o in ("bfgs", "exponentiated"))
+    assert 0 <= best.score(paths, weights) - online.score(paths, weights) <= 1e-2
+
+
 def test_the_l1_optimum_satisfies_its_conditions_and_is_sparse(town):
     network, _, paths = town
     l1 = 1.0
