@@ -29,6 +29,7 @@ from sb3_mirl.maths import bellman_target
 
 SelfContinuousSQL = TypeVar("SelfContinuousSQL", bound="ContinuousSQL")
 
+VALUE_SEED = 0  # of the draws of `soft_value`
 CELLS = 2**22  # numbers at once in a table of draws and centres, for `soft_value`
 
 
@@ -260,7 +261,8 @@ class ContinuousSQL(RemembersArguments):
     def soft_value(self, obs: Any, n_particles: int | None = None) -> np.ndarray:
         """
         Estimate V(s) = alpha log of the integral of exp(Q(s, a) / alpha) over the box scaled to [-1, 1]^d, with the draws of
-        ``value_sampling``.
+        ``value_sampling``. The random numbers are the same in each call: equal weights give equal values, and a training goes
+        on as if nothing had been asked.
 
         :param obs: n observations, or one
         :param n_particles: draws per state; ``n_value_particles`` by default. More make it better
@@ -273,9 +275,11 @@ class ContinuousSQL(RemembersArguments):
         observations, _ = self.policy.obs_to_tensor(obs)
         chunk = max(CELLS // (n * min(n, update.MOST_CENTERS)), 1)
         values = []
-        for part in _split(observations, chunk):
-            proposal = update.propose(self.policy, part, n, self.value_sampling)
-            values.append(update.soft_values(self.critic, part, proposal, self.policy.ent_coef).value)
+        with th.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            th.manual_seed(VALUE_SEED)
+            for part in _split(observations, chunk):
+                proposal = update.propose(self.policy, part, n, self.value_sampling)
+                values.append(update.soft_values(self.critic, part, proposal, self.policy.ent_coef).value)
         return th.cat(values).cpu().numpy()
 
     def sample_actions(self, obs: Any, n: int) -> np.ndarray:
