@@ -9,8 +9,9 @@ installed (1 environment) and tuned (8 or more environments, one update per 4 st
 per step is that of the process, which other programs disturb less than the clock; less of it is better. Warm-up is not
 counted. Where the processor has no bfloat16, the peers that compute in it are left out.
 On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN; ``--plots-only`` draws it again.
-``--scaling`` adds throughput against environments (1 to 128) and batch size, ``--memory`` the memory of a full replay
-buffer of 1e6 transitions. Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
+``--scaling`` adds throughput against environments (1 to 128), batch size (16 to 512) and, with ``--env-id``, the width of the
+network (64 to 1024), SB3's tuned DQN beside ours; ``--memory`` the memory of a full replay buffer of 1e6 transitions.
+Writes throughput.csv, scaling.csv, memory.csv and throughput.png.
 """
 
 import argparse
@@ -51,8 +52,12 @@ from sb3_mirl.soft_dqn.soft_dqn import computes_bfloat16, update_ratio
 
 BUFFER = 50_000
 T = TypeVar("T")
-SIZES = {"n_envs": (1, 2, 4, 8, 16, 32, 64, 128), "batch_size": (16, 32, 64, 128, 256, 512)}
-AXES = {"n_envs": "environments", "batch_size": "transitions in a minibatch"}
+SIZES = {
+    "n_envs": (1, 2, 4, 8, 16, 32, 64, 128),
+    "batch_size": (16, 32, 64, 128, 256, 512),
+    "width": (64, 128, 256, 512, 1024),  # of MlpPolicy
+}
+AXES = {"n_envs": "environments", "batch_size": "transitions in a minibatch", "width": "units of each of two hidden layers"}
 TUNED = "x SB3 tuned"  # a column
 DQN_TARGET = dict(beta_schedule="constant", beta_init=float("inf"))
 
@@ -97,8 +102,10 @@ def our_env(args: argparse.Namespace) -> VecEnv:
 
 def common(args: argparse.Namespace) -> dict[str, Any]:
     sizes = dict(learning_starts=args.warm_up, buffer_size=BUFFER, batch_size=args.batch_size)
+    policy_kwargs = dict(net_arch=[args.width] * 2) if args.env_id else None
     # epsilon at its end, where training spends its time: SB3 does not evaluate the network for random actions
-    return dict(sizes, device=args.device, exploration_fraction=1e-9, exploration_final_eps=0.05)
+    epsilon = dict(exploration_fraction=1e-9, exploration_final_eps=0.05)
+    return dict(sizes, device=args.device, policy_kwargs=policy_kwargs, **epsilon)
 
 
 def policy_of(args: argparse.Namespace) -> str:
@@ -194,18 +201,21 @@ def summary(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def scaling(args: argparse.Namespace) -> pd.DataFrame:
-    """MIRL's throughput against environments and batch size, medians over rounds in which all sizes take turns."""
+    """Throughput of MIRL and SB3's tuned DQN as work grows, medians over rounds in which all sizes take turns."""
     rows: list[dict[str, Any]] = []
+    sizes = {vary: values for vary, values in SIZES.items() if args.env_id or vary != "width"}
     for round_ in range(args.rounds):
-        for vary, values in SIZES.items():
-            for value in values:
-                varied = argparse.Namespace(**{**vars(args), vary: value})
-                rows.append(dict(vary=vary, value=value, **measure(varied, "ours MIRL, fast", args.seconds / 3)))
-                if vary == "n_envs":
-                    alone = in_fresh_process(environments_alone, args.game, value, args.seconds / 3)
-                    rows[-1]["environments_alone"] = alone
-                rate = rows[-1]["steps_per_s"]
-                print(f"  round {round_ + 1}/{args.rounds}  {vary} {value:4d} {rate:9.0f} env steps/s", flush=True)
+        for vary, value in ((vary, value) for vary, values in sizes.items() for value in values):
+            varied = argparse.Namespace(**{**vars(args), vary: value})
+            row: dict[str, Any] = dict(vary=vary, value=value)
+            for column, peer in {"steps_per_s": "ours MIRL, fast", "sb3_steps_per_s": "(tuned)"}.items():
+                name = next(name for name in peers(varied) if peer in name)
+                row[column] = measure(varied, name, args.seconds / 3)["steps_per_s"]
+            if vary == "n_envs" and not args.env_id:
+                row["environments_alone"] = in_fresh_process(environments_alone, args.game, value, args.seconds / 3)
+            rows.append(row)
+            rates = f"{row['steps_per_s']:9.0f} env steps/s, SB3 {row['sb3_steps_per_s']:9.0f}"
+            print(f"  round {round_ + 1}/{args.rounds}  {vary} {value:4d} {rates}", flush=True)
     return pd.DataFrame(rows).groupby(["vary", "value"], sort=False).median().reset_index()
 
 
@@ -233,7 +243,7 @@ def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str, absolute: 
     relative = TUNED in table and not absolute
     label = "throughput, SB3's tuned DQN = 1" if relative else "environment steps per second"
     unit = float(table["steps_per_s"].filter(like="(tuned)").iloc[0]) if relative else 1.0
-    columns = 1 if scale is None else 3
+    columns = 1 if scale is None else 1 + scale["vary"].nunique()
     size = (2 + 5 * columns, 1.2 + 0.4 * max(len(table), 6))
     figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
     figure.suptitle(title, fontsize="medium")
@@ -247,12 +257,18 @@ def draw(table: pd.DataFrame, scale: pd.DataFrame | None, title: str, absolute: 
     axes[0, 0].tick_params(axis="y", length=0)
     if scale is not None:
         for axis, (vary, part) in zip(axes[0, 1:], scale.groupby("vary", sort=False), strict=True):
-            axis.plot(part["value"], part["steps_per_s"] / unit, "o-", color=COLOURS["mirl"])
-            # environments alone are some twenty times as fast: on the same axis they would press the curve flat
-            alone = part["environments_alone"].dropna() / unit
-            rest = f"\nenvironments alone: {alone.min():.3g} to {alone.max():.3g}" if len(alone) else ""
-            axis.set_title(f"Training MIRL{rest}", loc="left", fontsize="medium")
-            axis.set(xscale="log", ylim=(0, 1.1 * part["steps_per_s"].max() / unit), xlabel=AXES[vary], ylabel=label)
+            for column, name, colour in (
+                ("steps_per_s", "MIRL", COLOURS["mirl"]),
+                ("sb3_steps_per_s", "SB3's DQN", "#999999"),
+            ):
+                if column in part:
+                    axis.plot(part["value"], part[column] / unit, "o-", color=colour, label=name)
+            # environments alone are some twenty times as fast: on the same axis they would press the curves flat
+            alone = part["environments_alone"].dropna() / unit if "environments_alone" in part else []
+            rest = f"\nenvironments alone: {min(alone):.3g} to {max(alone):.3g}" if len(alone) else ""
+            axis.set_title(f"Training{rest}", loc="left", fontsize="medium")
+            axis.set(xscale="log", yscale="log", xlabel=AXES[vary], ylabel=label)
+            axis.legend(frameon=False)
             axis.set_xticks(part["value"], [f"{value}" for value in part["value"]])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.grid(axis="y", color="0.9")
@@ -279,6 +295,9 @@ def main() -> None:
     parser.add_argument("--env-id", help="an environment of gymnasium, with MlpPolicy, in place of an Atari game")
     parser.add_argument("--n-envs", type=int, help="8 on the CPU, 64 on a GPU by default")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--width", type=int, default=64, help="units of each of two hidden layers, with --env-id (default: 64)"
+    )
     parser.add_argument("--seconds", type=float, default=30, help="per measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=1000, help="environment steps before the first update, and after it")
@@ -288,8 +307,6 @@ def main() -> None:
     parser.add_argument("--plots-only", action="store_true", help="measure nothing, draw what there is in --out")
     parser.add_argument("--out", type=Path, default=Path("results/throughput"))
     args = parser.parse_args()
-    if args.env_id and args.scaling:
-        parser.error("--scaling is about Atari games: leave out --env-id.")
     device = th.device("cuda" if args.device == "auto" and th.cuda.is_available() else args.device.replace("auto", "cpu"))
     args.device, args.n_envs = device.type, args.n_envs or (64 if device.type == "cuda" else 8)
     title = f"{args.env_id or args.game}, batch {args.batch_size}"

@@ -217,7 +217,9 @@ def training(setting: Setting) -> Iterator[Row]:
 
 def _train(name: str, n_envs: int, precision: str, setting: Setting) -> Row:
     warm_up = setting.either(500, 20)
-    args = argparse.Namespace(env_id=None, game=GAME, n_envs=n_envs, batch_size=BATCH, warm_up=warm_up, device=setting.device)
+    args = argparse.Namespace(
+        env_id=None, game=GAME, width=64, n_envs=n_envs, batch_size=BATCH, warm_up=warm_up, device=setting.device
+    )
     if name.startswith("SB3"):
         peer = next(key for key in benchmark.peers(args) if ("installed" if n_envs == 1 else "(tuned)") in key)
         model = benchmark.peers(args)[peer]()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -125,3 +126,42 @@ def test_actions_without_names_are_numbered_also_in_other_processes(small: dict[
 def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any) -> None:
     SoftDQN("MlpPolicy", DummyVecEnv([ScriptedEnv] * 8), batch_size=32, verbose=1, **small).learn(16)
     assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n_folded", [3, 12, 47], ids=["window not full", "a turn", "several"])
+def test_a_record_goes_on_from_a_file_also_from_one_of_before_the_running_sums(n_folded: int) -> None:
+    """Until then it held the policies themselves, in a ring."""
+    rng = np.random.default_rng(0)
+    policies = rng.dirichlet(np.ones(3), size=n_folded + 5)
+    recent = prior_callback.RecentPolicies(10, 3)
+    ring = np.full((10, 3), np.nan)
+    for i, policy in enumerate(policies[:n_folded]):
+        recent.add(np.log(policy)[None])
+        ring[i % 10] = np.log(policy)
+    saved = {"n_calls": 1, "interval": 1, "points": {}}
+    now, older = PriorCallback(window=10), PriorCallback(window=10)
+    now.load_state_dict({**saved, "recent": recent.state_dict()})
+    older.load_state_dict({**saved, "recent": th.from_numpy(ring), "n_folded": n_folded})
+    for callback in (now, older):
+        assert callback._recent is not None
+        for policy in policies[n_folded:]:
+            callback._recent.add(np.log(policy)[None])
+    for policy in policies[n_folded:]:
+        recent.add(np.log(policy)[None])
+    last = policies[-10:]
+    expected = (last * np.log(last / last.mean(0))).sum(1).mean()
+    assert recent.mutual_information() == pytest.approx(expected, rel=1e-12)
+    assert now.mutual_information() == recent.mutual_information(), "to the last bit"
+    assert older.mutual_information() == pytest.approx(expected, rel=1e-12)
+
+
+def test_running_sums_do_not_drift() -> None:
+    """After ten thousand turns, with policies that are almost certain in between."""
+    rng, recent = np.random.default_rng(0), prior_callback.RecentPolicies(50, 4)
+    for _ in range(2000):
+        recent.add(np.log(np.maximum(rng.dirichlet(np.full(4, 0.01), size=7), 1e-300)))
+    last = rng.dirichlet(np.ones(4), size=50)
+    recent.add(np.log(last[:43]))
+    recent.add(np.log(last[43:]))
+    assert recent.mutual_information() == pytest.approx((last * np.log(last / last.mean(0))).sum(1).mean(), rel=1e-11)
+    assert recent.kkt_gap(np.log(np.full(4, 0.25))) == pytest.approx(4 * last.mean(0).max() - 1, rel=1e-11)

@@ -71,7 +71,7 @@ class PlainMLP:
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         self._hooks = [getattr(module, kind) for module in modules for kind in kinds]
         self._attributes = [vars(module) for module in modules[1:]]  # those of the network would keep it alive
-        self._submodules = [module._modules for module in modules]
+        self._submodules = [module._modules for module in modules if module._modules]
         self._structure = self._structure_of(network)
         self._slots = [(layer._parameters, name) for layer in layers[::2] for name in ("weight", "bias")]
         self._is_relu = isinstance(layers[1], nn.ReLU)
@@ -87,10 +87,9 @@ class PlainMLP:
 
     def is_current(self, network: nn.Module) -> bool:
         """Whether modules, their attributes and the memory of the parameters are what they were."""
-        parameters = [slot.get(name) for slot, name in self._slots]
         return (
             self._structure == self._structure_of(network)
-            and all(p is own for p, own in zip(parameters, self.parameters, strict=True))
+            and all([slot.get(name) is p for (slot, name), p in zip(self._slots, self.parameters, strict=True)])
             and [p.data_ptr() for p in self.parameters] == self._places
         )
 
@@ -100,7 +99,7 @@ class PlainMLP:
             any(self._hooks)
             or bool(_has_any_global_hook())
             or th.is_autocast_enabled("cpu")
-            or any(p._backward_hooks or p._post_accumulate_grad_hooks or not p.requires_grad for p in self.parameters)
+            or any([p._backward_hooks or p._post_accumulate_grad_hooks or not p.requires_grad for p in self.parameters])
         )
 
     def _structure_of(self, network: nn.Module) -> list[Any]:

@@ -540,8 +540,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
     def _run_updates(self, n: int, batch_size: int) -> th.Tensor:
         assert self.replay_buffer is not None
         sample, rule = update.sampler(self.replay_buffer, self._vec_normalize_env), self.update_rule()
-        networks = (self.policy.q_net, self.policy.q_net_target)
-        if rule.in_numpy and all(plain(network, rule.bfloat16) for network in networks):
+        if rule.in_numpy and plain(self.policy.q_net, rule.bfloat16) is not None:
             return update.fast_updates(self.policy, sample, rule, n, batch_size)  # no layer knows of a training mode
         self.policy.set_training_mode(True)
         if self.update_path == "eager":
@@ -549,7 +548,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         updates: Callable[..., th.Tensor] = update.fast_updates
         if self.device.type == "cuda":
             self._captured_updates = updates = self._captured_updates or CapturedUpdates()
-        with optimized(networks, rule.bfloat16):
+        with optimized((self.policy.q_net, self.policy.q_net_target), rule.bfloat16):
             return updates(self.policy, sample, rule, n, batch_size)
 
     def update_rule(self) -> update.UpdateRule:

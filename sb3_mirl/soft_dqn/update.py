@@ -94,7 +94,7 @@ def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> 
     with _autocast(batch.targets, rule):
         batch = batch._replace(observations=prepared(policy.q_net, batch.observations))
     losses = [gradient_update(policy, part, rule) for part in split(batch, n)]
-    return th.tensor(losses) if rule.in_numpy else th.stack(losses)
+    return th.from_numpy(np.array(losses)) if rule.in_numpy else th.stack(losses)
 
 
 def make_batch(policy: SoftQPolicy, data: Samples, rule: UpdateRule) -> Minibatch:
@@ -209,7 +209,7 @@ def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) ->
         q = values[rows, actions]
         error = q - targets
         slope = clip(error, -1, 1)  # Huber's derivative
-        loss = float((slope * (error - 0.5 * slope)).mean())
+        loss = float((slope * (error - 0.5 * slope)).sum()) / len(error)
         grad = np.zeros_like(values)
         grad[rows, actions] = slope / len(values)
         network.backward(grad)
