@@ -8,8 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -19,6 +20,7 @@ from sb3_mirl.soft_dqn.defaults import PAPER, PAPER_BUDGET, FallingRate, choose,
 from sb3_mirl.soft_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.conftest import ScriptedEnv
 
+BARE: dict[str, Any] = {"replay_buffer_kwargs": {"handle_timeout_termination": False}}
 NET: dict[str, Any] = dict(policy_kwargs=dict(net_arch=[16]), device="cpu", seed=0)
 BUDGETS = [100, 1_000, 45_000, 10**6, 10**7, PAPER_BUDGET, 10**9]
 
@@ -76,6 +78,30 @@ class TestChoose:
         assert not sees_images(MultiInputPolicy, spaces.Dict({"a": numbers}))
 
 
+class TestReturns:
+    """Of n steps only where the whole setting is ours, and the memory can make them."""
+
+    def steps_of(self, **arguments: Any) -> int:
+        return MIRL(**{"policy": "MlpPolicy", "env": ScriptedEnv(), **NET, **arguments}).n_steps
+
+    def test_the_one_liner_has_three(self) -> None:
+        model = SoftDQN("MlpPolicy", ScriptedEnv(), **NET)
+        assert model.n_steps == 3 and isinstance(model.replay_buffer, NStepReplayBuffer)
+        assert self.steps_of(n_steps=2, learning_rate=1e-3) == self.steps_of(n_steps=2) == 2
+
+    def test_others_have_one_as_in_dqn(self) -> None:
+        assert self.steps_of(learning_rate=1e-3) == self.steps_of(preset="paper") == 1
+        assert self.steps_of(replay_buffer_class=ReplayBuffer) == self.steps_of(optimize_memory_usage=True, **BARE) == 1
+        assert self.steps_of(policy="CnnPolicy", env=small_image_env()) == 1
+        assert self.steps_of(policy="MultiInputPolicy", env=SimpleMultiObsEnv()) == 1
+
+    def test_a_memory_in_use_keeps_its_own(self) -> None:
+        model = SoftDQN("MlpPolicy", ScriptedEnv(), **NET).learn(60)
+        model.learning_rate = 1e-3
+        model.learn(60)
+        assert model.n_steps == 3 and model.replay_buffer.n_steps == 3  # type: ignore[union-attr]
+
+
 class TestModels:
     def test_values_are_chosen_when_a_run_begins(self) -> None:
         model = MIRL("MlpPolicy", DummyVecEnv([ScriptedEnv] * 2), **NET)
@@ -115,6 +141,7 @@ class TestModels:
             buffer_size=77,
             learning_starts=11,
             batch_size=5,
+            n_steps=2,
             target_update_interval=13,
             exploration_fraction=0.77,
             exploration_final_eps=0.33,

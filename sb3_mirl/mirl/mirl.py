@@ -41,7 +41,7 @@ class MIRL(SoftDQN):
         (:class:`~sb3_mirl.replay.FrameReplayBuffer`), everything else as in SB3
     :param replay_buffer_kwargs: arguments of the replay buffer
     :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
-    :param n_steps: length of the returns
+    :param n_steps: length of the returns; None to choose: 1, but 3 without images where ``learning_rate`` is chosen too
     :param target_update_interval: environment steps between updates of the target network
         (40 000 = the paper's 10 000 gradient updates); None to choose
     :param exploration_fraction: fraction of the training over which epsilon falls
@@ -96,7 +96,7 @@ class MIRL(SoftDQN):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 1,
+        n_steps: int | None = None,
         target_update_interval: int | None = None,
         exploration_fraction: float | None = None,
         exploration_initial_eps: float = 1.0,

@@ -68,7 +68,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         (:class:`~sb3_mirl.replay.FrameReplayBuffer`), everything else as in SB3
     :param replay_buffer_kwargs: arguments of the replay buffer
     :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
-    :param n_steps: length of the returns
+    :param n_steps: length of the returns; None to choose: 1, but 3 without images where ``learning_rate`` is chosen too
     :param target_update_interval: environment steps between updates of the target network
         (40 000 = the paper's 10 000 gradient updates); None to choose
     :param exploration_fraction: fraction of the training over which epsilon falls
@@ -124,7 +124,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 1,
+        n_steps: int | None = None,
         target_update_interval: int | None = None,
         exploration_fraction: float | None = None,
         exploration_initial_eps: float = 1.0,
@@ -155,6 +155,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             batch_size=batch_size,
+            n_steps=n_steps,
             target_update_interval=target_update_interval,
             exploration_fraction=exploration_fraction,
             exploration_final_eps=exploration_final_eps,
@@ -170,7 +171,6 @@ class SoftDQN(GuardedOffPolicy, DQN):
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
             exploration_initial_eps=exploration_initial_eps,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -310,12 +310,19 @@ class SoftDQN(GuardedOffPolicy, DQN):
         values = choose(self.preset, self._sees_images, budget, self.n_envs)
         attributes = vars(self)
         is_open = [name for name in values if name in attributes and attributes[name] in (None, self.chosen.get(name))]
+        if "learning_rate" not in is_open or not self._may_store_n_steps:
+            values["n_steps"] = 1  # who tunes a DQN expects one; the chosen rate was tuned with the longer returns
         self.chosen = {name: values[name] for name in is_open}
         attributes.update(self.chosen)
 
+    @property
+    def _may_store_n_steps(self) -> bool:
+        chosen_memory = self.replay_buffer_class is None and not self.optimize_memory_usage
+        return chosen_memory and not isinstance(self.observation_space, spaces.Dict)
+
     def _choose_for_run(self, total_timesteps: float) -> None:
         """Choose again for a run that begins; what has been learned or stored stays."""
-        beta_init, buffer_size = self.beta_init, self.buffer_size
+        beta_init, memory = self.beta_init, (self.buffer_size, self.n_steps)
         self._choose_hyperparameters(total_timesteps)
         self.chosen_for = total_timesteps
         self._setup_lr_schedule()
@@ -324,12 +331,12 @@ class SoftDQN(GuardedOffPolicy, DQN):
         )
         if self._n_updates == 0 and self.beta == beta_init:
             self.policy.beta.fill_(self.beta_init)
-        if self.replay_buffer is None or self.buffer_size == buffer_size:
+        if self.replay_buffer is None or (self.buffer_size, self.n_steps) == memory:
             return
         if self.replay_buffer.size() == 0:
             self.replay_buffer = None  # made anew by the parent
         else:
-            self.buffer_size = buffer_size
+            self.buffer_size, self.n_steps = memory
 
     def _create_aliases(self) -> None:
         if not isinstance(self.policy, SoftQPolicy):
