@@ -91,8 +91,9 @@ def updates_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> 
 
 def _losses_on(policy: SoftQPolicy, data: Samples, rule: UpdateRule, n: int) -> th.Tensor:
     batch = make_batch(policy, data, rule)
-    with _autocast(batch.targets, rule):
-        batch = batch._replace(observations=prepared(policy.q_net, batch.observations))
+    if not rule.in_numpy:
+        with _autocast(batch.targets, rule):
+            batch = batch._replace(observations=prepared(policy.q_net, batch.observations))
     losses = [gradient_update(policy, part, rule) for part in split(batch, n)]
     return th.from_numpy(np.array(losses)) if rule.in_numpy else th.stack(losses)
 
