@@ -84,9 +84,9 @@ class TestReturns:
     def steps_of(self, **arguments: Any) -> int:
         return MIRL(**{"policy": "MlpPolicy", "env": ScriptedEnv(), **NET, **arguments}).n_steps
 
-    def test_the_one_liner_has_three(self) -> None:
+    def test_the_one_liner_has_five(self) -> None:
         model = SoftDQN("MlpPolicy", ScriptedEnv(), **NET)
-        assert model.n_steps == 3 and isinstance(model.replay_buffer, NStepReplayBuffer)
+        assert model.n_steps == 5 and isinstance(model.replay_buffer, NStepReplayBuffer)
         assert self.steps_of(n_steps=2, learning_rate=1e-3) == self.steps_of(n_steps=2) == 2
 
     def test_others_have_one_as_in_dqn(self) -> None:
@@ -99,7 +99,7 @@ class TestReturns:
         model = SoftDQN("MlpPolicy", ScriptedEnv(), **NET).learn(60)
         model.learning_rate = 1e-3
         model.learn(60)
-        assert model.n_steps == 3 and model.replay_buffer.n_steps == 3  # type: ignore[union-attr]
+        assert model.n_steps == 5 and model.replay_buffer.n_steps == 5  # type: ignore[union-attr]
 
 
 class TestModels:

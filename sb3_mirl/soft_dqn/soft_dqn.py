@@ -68,7 +68,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         (:class:`~sb3_mirl.replay.FrameReplayBuffer`), everything else as in SB3
     :param replay_buffer_kwargs: arguments of the replay buffer
     :param optimize_memory_usage: SB3's memory-saving variant of its own buffer
-    :param n_steps: length of the returns; None to choose: 1, but 3 without images where ``learning_rate`` is chosen too
+    :param n_steps: length of the returns; None to choose: 1, but 5 without images where ``learning_rate`` is chosen too
     :param target_update_interval: environment steps between updates of the target network
         (40 000 = the paper's 10 000 gradient updates); None to choose
     :param exploration_fraction: fraction of the training over which epsilon falls
