@@ -200,11 +200,12 @@ def test_the_table_of_defaults_is_what_is_chosen() -> None:
         small, images = choose("auto", False, n, 1), choose("auto", True, n, 1)
         memory, prior_lr = min(max(n, 10_000), 1_000_000), min(max(5 / n, 5e-5), 0.01)
         assert small == {
-            "learning_rate": FallingRate(3e-3),
+            "learning_rate": FallingRate(2.5e-3),
             "buffer_size": memory,
             "learning_starts": min(n // 20, 1_000),
             "batch_size": 128,
-            "target_update_interval": min(n // 20, 200),
+            "n_steps": 5,
+            "target_update_interval": min(n // 20, 500),
             "exploration_fraction": 0.16,
             "exploration_final_eps": 0.05,
             "beta_init": 10,
@@ -216,6 +217,7 @@ def test_the_table_of_defaults_is_what_is_chosen() -> None:
             "buffer_size": memory,
             "learning_starts": min(n // 20, 50_000),
             "batch_size": 32,
+            "n_steps": 1,
             "target_update_interval": max(int(40_000 * n / 5e7), min(1_000, n // 20)),
             "exploration_fraction": min(1e6 / n, 0.2),
             "exploration_final_eps": 0.1,
