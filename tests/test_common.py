@@ -236,7 +236,6 @@ def test_observation_spaces_are_judged_in_any_depth() -> None:
         ("sb3_mirl.irl.plots", "matplotlib.axes", "plots"),
         ("sb3_mirl.experiments.snapshots", "pandas", "plots"),
         ("sb3_mirl.experiments.results", "pandas", "plots"),
-        ("sb3_mirl.experiments.statistics", "rliable", "plots"),
         ("sb3_mirl.envs.ale", "ale_py", "atari"),
     ],
 )

@@ -122,7 +122,7 @@ def test_the_numbers_of_the_results_pages(
     assert re.search(r"\| asterix, greedy \| 6.61 \[.*\] \(5\) \|", told)
     training, greedy = told.split("training: probability")[1].split("greedy: probability")
     assert "| MIRL > SQL | 0.53 [" in training and "| MIRL > SQL | 0.45 [" in greedy
-    assert "| MIRL, mixed exploration > MIRL | 0.98 [" in report(monkeypatch, capsys, "rare_action")
+    assert "| MIRL, mixed exploration > MIRL | 0.76 [" in report(monkeypatch, capsys, "rare_action")
     assert re.search(
         r"corridor, idle: .*\n(.*\n)*\| first half of training, 256 actions ", report(monkeypatch, capsys, "many_actions")
     )

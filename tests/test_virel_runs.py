@@ -150,8 +150,8 @@ def test_the_example_goes_on(example: Any, tmp_path: Path) -> None:
     two = pd.concat([rows, rows.assign(seed=1, score=rows["score"] - 100)])
     lines = example.table(two).splitlines()
     last, best = rows["score"].iloc[-1], rows["score"].max()
-    assert lines[2].startswith(f"| Pendulum-v1, last of 180 steps | {last - 50:.0f} ± ")
-    assert lines[3].startswith(f"| Pendulum-v1, best of 180 steps | {best - 50:.0f} ± ")
+    assert lines[2].startswith(f"| Pendulum-v1, last of 180 steps | {last - 50:.0f} [")
+    assert lines[3].startswith(f"| Pendulum-v1, best of 180 steps | {best - 50:.0f} [")
     example.draw(two, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
