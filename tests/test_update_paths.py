@@ -52,7 +52,7 @@ def updated(model: MIRL, run: Any, n: int = 4, **rule: Any) -> tuple[th.Tensor, 
     fast = nullcontext() if run is update.eager_updates else optimized([policy.q_net, policy.q_net_target], False)
     with fast:
         losses = run(policy, sample, model.update_rule()._replace(beta_lr=0.1, **rule), n, 8)
-    return th.cat([p.detach().flatten() for p in policy.q_net.parameters()]).cpu(), float(policy.beta), losses.cpu()
+    return th.cat([p.detach().flatten() for p in policy.q_net.parameters()]).cpu(), float(policy.beta), losses.float().cpu()
 
 
 def test_images_take_the_frame_buffer() -> None:
