@@ -48,10 +48,10 @@ def test_film(pictures: Any, tmp_path: Path) -> None:
         assert film.size == (2 * 10 * pictures.CELL + pictures.GAP, 10 * pictures.CELL + pictures.HEAD) and film.n_frames > 3
 
 
-@pytest.mark.slow
+@pytest.mark.learning  # by `make learning` only: four minutes where others need the processors, too
 @pytest.mark.atari
 def test_demo_at_a_small_size(tmp_path: Path) -> None:
-    """A minute of CPU: five processes import PyTorch, the gridworlds are compiled, and Pong is played."""
+    """A minute of CPU on an idle machine: five processes import PyTorch, the gridworlds are compiled, and Pong is played."""
     pytest.importorskip("ale_py", reason="pip install '.[atari]'")
     command = [sys.executable, str(EXAMPLES / "demo.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)

@@ -41,7 +41,7 @@ def weights(out: Path, run: Run) -> dict[str, th.Tensor]:
 @pytest.mark.parametrize("ray", [False, True], ids=["loky", "ray"])
 def test_a_killed_process_costs_nothing_but_time(ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if ray:
-        pytest.importorskip("ray", reason="pip install 'sb3-mirl[cluster]'")
+        pytest.importorskip("ray", reason="pip install '.[cluster]'")
     monkeypatch.setenv("NOTES", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -60,7 +60,11 @@ def test_a_killed_process_costs_nothing_but_time(ray: bool, tmp_path: Path, monk
     assert run_all(runs, suite, SETTINGS, tmp_path, jobs=2, device="cpu", ray=ray) == []
     last = {int((tmp_path / str(run.seed)).read_text()) for run in runs}
     assert killed and killed[0] not in last, "it was killed under way, and another process went on"
-    assert not list(tmp_path.glob(".stop*")) and not any(Path(f"/proc/{pid}").exists() for pid in last)
+    assert not list(tmp_path.glob(".stop*"))
+    deadline = time.monotonic() + 30  # Ray's processes end a little later than the command that started them
+    while (left := [pid for pid in last if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
     for run in runs:
         assert is_done(run, SETTINGS, tmp_path)
         train(run, MINATAR, SETTINGS, tmp_path / "whole", "cpu", ignore)

@@ -113,7 +113,12 @@ def test_the_scripts_of_deep_agents(example: Any, tmp_path: Path, capsys: pytest
         example("sweep_temperature.py", *tiny, "--betas", 3, 10, "--scales", 0.1, "--out", tmp_path / "temperature")
     assert ended.value.code in (0, False)
     table = pd.read_csv(tmp_path / "temperature" / "temperature.csv")
-    assert set(table["measure"]) == {"training", "greedy"} and set(table["beta"]) == {3, 10} and set(table["scale"]) == {0.1}
+    # in a run this short no episode of the training may have come to its end
+    assert (
+        {"greedy"} <= set(table["measure"]) <= {"training", "greedy"}
+        and set(table["beta"]) == {3, 10}
+        and set(table["scale"]) == {0.1}
+    )
     for beta in (3, 10):
         snapshots = pd.read_csv(tmp_path / "temperature" / f"scale_0.1_beta_{beta}" / "snapshots.csv")
         np.testing.assert_allclose(snapshots["beta"], 10 * beta)

@@ -19,7 +19,7 @@ if own_name == "VIREL":
     # values of 50 are to be learned in 500 steps in one of the tests: at the default its first errors make the agent so hot
     # that it needs 600
     changed["residual_scale"] = 1e-3
-if parent == "DDPG":
+if own_name == "ContinuousSQL":
     # DDPG's warm-up, and targets that follow at every update: 500 steps are to learn in some of the tests
     changed |= {"learning_starts": 100, "tau": 0.005, "target_update_interval": 1}
 if variant:
