@@ -183,7 +183,7 @@ class TestModels:
         model = MIRL("MlpPolicy", ScriptedEnv(), verbose=1, gamma=0.9, batch_size=16, **NET).learn(400)
         (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("Chosen for 400 steps")]
         assert f"learning_starts={model.learning_starts}," in line and "batch_size" not in line
-        assert "learning_rate=0.003 falling to 0," in line
+        assert "learning_rate=0.0025 falling to 0," in line
         before = values_of(model)
         model.save(tmp_path / "model")
         loaded = MIRL.load(tmp_path / "model", env=ScriptedEnv(), learning_rate=0.5)

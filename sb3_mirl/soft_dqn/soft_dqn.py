@@ -310,7 +310,9 @@ class SoftDQN(GuardedOffPolicy, DQN):
         values = choose(self.preset, self._sees_images, budget, self.n_envs)
         attributes = vars(self)
         is_open = [name for name in values if name in attributes and attributes[name] in (None, self.chosen.get(name))]
-        if "learning_rate" not in is_open or not self._may_store_n_steps:
+        if self.n_steps is not None:
+            values["n_steps"] = self.n_steps  # stays as it was chosen: a replay memory may have been filled with it
+        elif "learning_rate" not in is_open or not self._may_store_n_steps:
             values["n_steps"] = 1  # who tunes a DQN expects one; the chosen rate was tuned with the longer returns
         self.chosen = {name: values[name] for name in is_open}
         attributes.update(self.chosen)
@@ -322,7 +324,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
 
     def _choose_for_run(self, total_timesteps: float) -> None:
         """Choose again for a run that begins; what has been learned or stored stays."""
-        beta_init, memory = self.beta_init, (self.buffer_size, self.n_steps)
+        beta_init, buffer_size = self.beta_init, self.buffer_size
         self._choose_hyperparameters(total_timesteps)
         self.chosen_for = total_timesteps
         self._setup_lr_schedule()
@@ -331,12 +333,12 @@ class SoftDQN(GuardedOffPolicy, DQN):
         )
         if self._n_updates == 0 and self.beta == beta_init:
             self.policy.beta.fill_(self.beta_init)
-        if self.replay_buffer is None or (self.buffer_size, self.n_steps) == memory:
+        if self.replay_buffer is None or self.buffer_size == buffer_size:
             return
         if self.replay_buffer.size() == 0:
             self.replay_buffer = None  # made anew by the parent
         else:
-            self.buffer_size, self.n_steps = memory
+            self.buffer_size = buffer_size
 
     def _create_aliases(self) -> None:
         if not isinstance(self.policy, SoftQPolicy):
