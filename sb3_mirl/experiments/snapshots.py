@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 from stable_baselines3 import DQN
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_mirl.common.callbacks import StatelessCallback
 from sb3_mirl.common.extras import extra
 from sb3_mirl.common.files import read_arrays, write_whole
 from sb3_mirl.evaluation import evaluate
@@ -27,7 +27,7 @@ EVALUATIONS, HISTORY, SNAPSHOTS = "evaluations.npz", "prior_history.npz", "snaps
 COLUMNS = ("timesteps", "beta", "training_score", "seconds")
 
 
-class SnapshotCallback(BaseCallback):
+class SnapshotCallback(StatelessCallback):
     """
     Every ``snapshot_every`` environment steps: evaluate the agent in each way asked for, and write
 
@@ -36,6 +36,7 @@ class SnapshotCallback(BaseCallback):
     - ``prior_history.npz`` of MIRL, as :meth:`sb3_mirl.PriorCallback.save` does
 
     TensorBoard gets the evaluations' means as ``eval/mean_reward_<exploration>``, beside what the agent logs.
+    A checkpoint keeps nothing of it, as what was recorded is in the files.
     The evaluation draws from its own random numbers: training is the same whether and how one evaluates.
     """
 
@@ -43,13 +44,6 @@ class SnapshotCallback(BaseCallback):
         super().__init__()
         self.folder, self.evaluation, self.settings = folder, evaluation, settings
         self.report, self.stop = report, stop
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing for a checkpoint: what was recorded is in the files."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what :meth:`state_dict` has given."""
 
     def _on_training_start(self) -> None:
         self._begun, self._reported = time.monotonic(), self.num_timesteps
