@@ -105,7 +105,8 @@ def common(args: argparse.Namespace) -> dict[str, Any]:
     policy_kwargs = dict(net_arch=[args.width] * 2) if args.env_id else None
     # epsilon at its end, where training spends its time: SB3 does not evaluate the network for random actions
     epsilon = dict(exploration_fraction=1e-9, exploration_final_eps=0.05)
-    return dict(sizes, device=args.device, policy_kwargs=policy_kwargs, **epsilon)
+    sb3_defaults = dict(learning_rate=1e-4, target_update_interval=10_000, n_steps=1)  # ours have others
+    return dict(sizes, device=args.device, policy_kwargs=policy_kwargs, **sb3_defaults, **epsilon)
 
 
 def policy_of(args: argparse.Namespace) -> str:
