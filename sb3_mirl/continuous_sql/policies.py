@@ -22,6 +22,7 @@ from sb3_mirl.common.arguments import check_range
 NET_ARCH = [200, 200]  # units, App. D.1
 N_NOISE = 32
 NOISE_SEED = 0  # of the set of noises: the same for every agent, whatever its seed
+FIRST_SPREAD = 0.3  # std of the latents before training; with PyTorch's weights, about 0.05, samplers lose modes
 
 
 class Sampler(BasePolicy):
@@ -63,6 +64,15 @@ class Sampler(BasePolicy):
         self.activation_fn = activation_fn
         action_dim = get_action_dim(action_space)
         self.net = nn.Sequential(*create_mlp(features_dim + noise_dim, action_dim, net_arch, activation_fn))
+        self._spread_out()
+
+    @th.no_grad()
+    def _spread_out(self, n: int = 1000) -> None:
+        """Scale the last layer: particles do not cross barriers, so the first ones must lie on all sides of them."""
+        generator = th.Generator().manual_seed(NOISE_SEED)
+        noise = th.randn(1, n, self.noise_dim, generator=generator)
+        std = self.latents(th.zeros(1, self.features_dim), noise).std(1).mean()
+        cast(nn.Linear, self.net[-1]).weight.mul_(FIRST_SPREAD / std)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
