@@ -5,18 +5,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_mirl.common.arguments import check_range
-from sb3_mirl.common.prior_callback import PriorCallback, with_prior_callback
+from sb3_mirl.common.prior_record import PriorRecord
 from sb3_mirl.maths import mixed_with_uniform
 from sb3_mirl.soft_dqn.defaults import Preset
 from sb3_mirl.soft_dqn.policies import SoftQPolicy
 from sb3_mirl.soft_dqn.soft_dqn import BetaSchedule, Precision, SoftDQN, UpdatePath
 
 
-class MIRL(SoftDQN):
+class MIRL(PriorRecord, SoftDQN):
     """
     Mutual-information regularised Q-learning: :class:`~sb3_mirl.SoftDQN` whose prior rho follows the policy,
     rho <- (1 - alpha_rho) rho + alpha_rho pi(.|s), Eq. (11), once per environment step (Algorithm 1).
@@ -165,7 +164,6 @@ class MIRL(SoftDQN):
         self.prior_lr: float = prior_lr  # type: ignore[assignment]  # None until `_setup_model` chooses
         self.prior_floor = prior_floor
         self.exploration_mix = exploration_mix
-        self.prior_callback: PriorCallback | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -181,28 +179,3 @@ class MIRL(SoftDQN):
         """Return the (A,) distribution of random actions."""
         probs = self.prior if self.exploration == "prior" else super().exploration_probs()
         return mixed_with_uniform(th.as_tensor(probs), self.exploration_mix).numpy()
-
-    def own_callbacks(self, given: BaseCallback) -> list[BaseCallback]:
-        """Return the user's callbacks, and a :class:`~sb3_mirl.PriorCallback` before them unless they have one."""
-        own = self.prior_callback if self.num_timesteps > 0 else None
-        self.prior_callback, callbacks = with_prior_callback(given, own or PriorCallback())
-        return callbacks
-
-    def record_state(self) -> None:
-        """Record the loss, beta, :attr:`beta_max_q` and the prior."""
-        super().record_state()
-        if self.prior_callback is not None:
-            self.prior_callback.log()
-
-    def run_state(self) -> dict[str, Any]:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`: the prior's record."""
-        return {} if self.prior_callback is None else {"prior_callback": self.prior_callback.state_dict()}
-
-    def load_run_state(self, state: dict[str, Any]) -> None:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
-        if "prior_callback" in state:
-            self.prior_callback = PriorCallback()
-            self.prior_callback.load_state_dict(state["prior_callback"])
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "prior_callback"]

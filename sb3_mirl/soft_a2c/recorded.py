@@ -9,16 +9,15 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_mirl.common.algorithm import GuardedAlgorithm
 from sb3_mirl.common.arguments import check_range
-from sb3_mirl.common.prior_callback import PriorCallback, with_prior_callback
+from sb3_mirl.common.prior_record import PriorRecord
 from sb3_mirl.soft_a2c.buffers import Costs
 from sb3_mirl.soft_a2c.recorder import Recorder
 
 TOLERANCE = 1e-6  # of the sum of probabilities
 
 
-class RecordedRollouts(GuardedAlgorithm):
+class RecordedRollouts(PriorRecord):
     """
     A mixin before one of SB3's on-policy classes. Subclasses write the costs of each step (:meth:`record_step`), and offer
     :class:`~sb3_mirl.PriorCallback` what it asks for.
@@ -34,7 +33,6 @@ class RecordedRollouts(GuardedAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.prior_callback: PriorCallback | None = None
         self.rollout_log_probs: th.Tensor | None = None  # (n_envs, A) log pi(a|s) at the states of the current actions
 
     @property
@@ -60,7 +58,7 @@ class RecordedRollouts(GuardedAlgorithm):
         raise NotImplementedError
 
     def keeps_prior_record(self) -> bool:
-        """Whether ``learn`` attaches a :class:`~sb3_mirl.PriorCallback`."""
+        """As in :class:`~sb3_mirl.common.prior_record.PriorRecord`: where the prior is learned."""
         return self.prior_lr > 0
 
     # What is inherited, extended
@@ -94,30 +92,5 @@ class RecordedRollouts(GuardedAlgorithm):
         self.rollout_log_probs = None
         return super()._setup_learn(*args, **kwargs)
 
-    def own_callbacks(self, given: BaseCallback) -> list[BaseCallback]:
-        """Return the user's callbacks, and a :class:`~sb3_mirl.PriorCallback` before them unless they have one."""
-        own = (self.prior_callback if self.num_timesteps > 0 else None) or PriorCallback()
-        found, callbacks = with_prior_callback(given, own)
-        if found is own and not self.keeps_prior_record():
-            self.prior_callback = None
-            return [given]
-        self.prior_callback = found
-        return callbacks
-
-    def record_state(self) -> None:
-        """Record the prior, where there is a record of it."""
-        if self.prior_callback is not None:
-            self.prior_callback.log()
-
-    def run_state(self) -> dict[str, Any]:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`: the prior's record."""
-        return {} if self.prior_callback is None else {"prior_callback": self.prior_callback.state_dict()}
-
-    def load_run_state(self, state: dict[str, Any]) -> None:
-        """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
-        if "prior_callback" in state:
-            self.prior_callback = PriorCallback()
-            self.prior_callback.load_state_dict(state["prior_callback"])
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "prior_callback", "rollout_log_probs"]
+        return [*super()._excluded_save_params(), "rollout_log_probs"]
