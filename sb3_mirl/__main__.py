@@ -72,6 +72,10 @@ def _run(command: str) -> None:
         from sb3_mirl.zoo.patches import play_without_memory
 
         play_without_memory()
+    elif command == "benchmark":
+        from sb3_mirl.zoo.patches import score_with_enjoy
+
+        score_with_enjoy()
     if command in PLOTS:
         from sb3_mirl.zoo.pictures import draw
 

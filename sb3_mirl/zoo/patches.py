@@ -1,6 +1,9 @@
 """Where the zoo and the hub's library need a push: for agents that only play, and for ``push_to_hub``."""
 
 import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rl_zoo3 import ALGOS
@@ -25,6 +28,16 @@ def _player(algorithm: type[GuardedOffPolicy]) -> type[GuardedOffPolicy]:
 
     body = {"load": classmethod(load), "__module__": algorithm.__module__, "__qualname__": algorithm.__qualname__}
     return type(algorithm.__name__, (algorithm,), body)
+
+
+def score_with_enjoy() -> None:
+    """Let ``benchmark`` start our ``enjoy``: the zoo's starts a script ``enjoy.py``, which only its repository has."""
+    call = subprocess.call
+
+    def enjoy(command: Sequence[str]) -> int:
+        return call([sys.executable, "-m", "sb3_mirl", "enjoy", *command[2:]])
+
+    subprocess.call = enjoy  # type: ignore[assignment]
 
 
 def restore_generate_metadata() -> None:
