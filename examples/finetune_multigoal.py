@@ -126,21 +126,23 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Return over steps, mean over the seeds with its 95 % interval."""
+    """Return over steps: every seed, and their mean. The axis is logarithmic: first returns are twenty times the last."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from sb3_mirl.plots import ACTION_COLOURS, mean_interval
+    from sb3_mirl.plots import ACTION_COLOURS
 
     figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for colour, (agent, runs) in zip(ACTION_COLOURS, rows.groupby("agent", sort=False), strict=False):
         wide = runs.pivot(index="seed", columns="step", values="return")
-        mean, low, high = mean_interval(wide.to_numpy())
-        ax.plot(wide.columns, mean, color=colour, label=str(agent))
-        ax.fill_between(wide.columns, low, high, color=colour, alpha=0.18, linewidth=0)
-    ax.set(xlabel="environment steps with one goal", ylabel="return")
+        ax.plot(wide.columns, wide.T, color=colour, alpha=0.3, linewidth=0.8)
+        ax.plot(wide.columns, wide.mean(), color=colour, linewidth=2, label=str(agent))
+    ax.set(xlabel="environment steps with one goal", ylabel="return", yscale="symlog", ylim=(None, -100))
+    ticks = (-5000, -2000, -1000, -500, -200, -100)
+    ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
     ax.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
