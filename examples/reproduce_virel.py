@@ -191,7 +191,9 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         axes[0, column].set_title(env_id, loc="left")
         step_axis(axes[-1, column], float(rows["timesteps"].max()))
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+    fit = int(12 * figure.get_figwidth() / (max(map(len, handles)) + 8))  # at about 12 letters to an inch
+    columns = min(max(fit, 1), len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
