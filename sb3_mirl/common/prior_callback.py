@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.maths import entropy, floored_log_prior, kkt_gap, update_prior
-from sb3_mirl.maths.arrays import as_float64, at_hand, clip, log_softmax, namespace, silent
+from sb3_mirl.maths import entropy, fold_policies, kkt_gap
+from sb3_mirl.maths.arrays import as_float64, at_hand, clip, namespace, silent
 
 FIGURES = 50
 """Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
@@ -68,14 +68,16 @@ class RecentPolicies:
         self._ring: Any = np.zeros(shape) if device is None else th.zeros(shape, dtype=th.float64, device=device)
         self._sums: Any = self._ring.sum(0)
 
-    def add(self, log_probs: Any) -> None:
+    def add(self, log_probs: Any, probs: Any = None) -> None:
         """
         Take in policies, in place of the oldest.
 
-        :param log_probs: (n, A) log pi(a|s), n <= window, an array or a tensor
+        :param log_probs: (n, A) log pi(a|s) in float64, n <= window, an array or a tensor
+        :param probs: (n, A) pi(a|s), where they are known
         """
-        xp, log_probs = namespace(log_probs), as_float64(log_probs)
-        new = xp.concatenate([xp.exp(log_probs), entropy(log_probs)[:, None]], 1)
+        xp = namespace(log_probs)
+        probs = xp.exp(log_probs) if probs is None else probs
+        new = xp.concatenate([probs, entropy(log_probs, probs)[:, None]], 1)
         if isinstance(new, th.Tensor) and isinstance(self._ring, np.ndarray):  # loaded
             self._ring, self._sums = (th.from_numpy(x).to(new.device) for x in (self._ring, self._sums))
         start = self.n_seen % len(self._ring)
@@ -203,7 +205,7 @@ class PriorCallback(BaseCallback):
         elif recent is not None:  # until 0.2: (window, A) log pi(.|s), of which ``n_folded`` have been written
             n_folded, window = state["n_folded"], len(recent)
             self._recent = RecentPolicies(*recent.shape)
-            self._recent.add(at_hand(recent.roll(-n_folded, 0))[max(window - n_folded, 0) :])
+            self._recent.add(at_hand(recent.roll(-n_folded, 0).double())[max(window - n_folded, 0) :])
 
     @property
     def action_names(self) -> list[str]:
@@ -241,16 +243,16 @@ class PriorCallback(BaseCallback):
         :param log_probs: (n_envs, A) log pi(a|s), an array or a tensor
         :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
         """
-        model, log_probs = self._learner, at_hand(log_probs)
+        model, log_probs = self._learner, as_float64(at_hand(log_probs))
+        probs = namespace(log_probs).exp(log_probs)
         if model.prior_lr > 0:
-            xp, log_prior = namespace(log_probs), at_hand(model.policy.log_prior)
+            log_prior = at_hand(model.policy.log_prior)
             rates = model.prior_lr if weights is None else model.prior_lr * at_hand(weights)
-            prior = update_prior(xp.exp(log_softmax(log_prior)), xp.exp(log_probs), rates)
-            log_prior[...] = floored_log_prior(prior, model.prior_floor)
+            log_prior[...] = fold_policies(log_prior, probs, rates, model.prior_floor)
         if self._recent is None:
             device = log_probs.device if isinstance(log_probs, th.Tensor) else None
             self._recent = RecentPolicies(max(self.window, len(log_probs)), log_probs.shape[1], device)
-        self._recent.add(log_probs)
+        self._recent.add(log_probs, probs)
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats over the most recent states, NaN before the first."""
