@@ -9,6 +9,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mirl.common.callbacks import StatelessCallback
+from sb3_mirl.maths.arrays import is_finite
 
 
 class CheckCallback(StatelessCallback):
@@ -112,7 +113,7 @@ def check_transition(
         )
     check_finite(rewards, "reward", f"step {step}")
     check_observations(new_obs, space, f"step {step}")
-    for env in np.flatnonzero(dones):
+    for env in dones.nonzero()[0]:
         if infos[env].get("terminal_observation") is not None:
             check_observations(infos[env]["terminal_observation"], space, f"step {step}", env=int(env))
 
@@ -158,7 +159,7 @@ def check_finite(values: Any, what: str, where: str, env: int | None = None) -> 
     values = np.asarray(values)
     if values.dtype.kind == "O":  # None becomes NaN
         values = values.astype(np.float64)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not is_finite(values):
         raise _refused(values, ~np.isfinite(values), what, where, env)
 
 

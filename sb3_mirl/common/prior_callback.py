@@ -21,6 +21,12 @@ from sb3_mirl.common.files import write_whole
 from sb3_mirl.maths import entropy, fold_policies, kkt_gap
 from sb3_mirl.maths.arrays import as_float64, at_hand, clip, namespace, silent
 
+TOGETHER = 32
+"""Steps whose policies are taken into :class:`RecentPolicies` at once: most of the work is the same for one and for many."""
+
+FIRST_INTERVAL = 16
+"""Most calls of ``env.step`` between the first points of a history: a long run drops those that are closer."""
+
 FIGURES = 50
 """Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
 
@@ -55,7 +61,8 @@ class LearnsPrior(Protocol):
 class RecentPolicies:
     """
     The policies at the most recent states, with running sums, so that their means cost the same whatever the window. The
-    sums are made anew at each turn of the ring: rounding does not grow.
+    sums are made anew at each turn of the ring: rounding does not grow. Policies wait until some have come together, or the
+    means are asked for, which changes no bit of these.
 
     :param window: number of states
     :param n_actions: A
@@ -63,7 +70,8 @@ class RecentPolicies:
     """
 
     def __init__(self, window: int, n_actions: int, device: th.device | None = None) -> None:
-        self.n_seen = 0
+        self._n_seen = 0
+        self._waiting: list[tuple[Any, Any]] = []  # (n, A) log pi(a|s) and pi(a|s)
         shape = (window, n_actions + 1)  # pi(.|s) and its entropy
         self._ring: Any = np.zeros(shape) if device is None else th.zeros(shape, dtype=th.float64, device=device)
         self._sums: Any = self._ring.sum(0)
@@ -75,22 +83,28 @@ class RecentPolicies:
         :param log_probs: (n, A) log pi(a|s) in float64, n <= window, an array or a tensor
         :param probs: (n, A) pi(a|s), where they are known
         """
-        xp = namespace(log_probs)
-        probs = xp.exp(log_probs) if probs is None else probs
+        self._waiting.append((log_probs, namespace(log_probs).exp(log_probs) if probs is None else probs))
+        if len(self._waiting) == TOGETHER:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        xp = namespace(self._waiting[0][0])
+        log_probs, probs = (xp.concatenate(column) for column in zip(*self._waiting, strict=True))
+        self._waiting = []
         new = xp.concatenate([probs, entropy(log_probs, probs)[:, None]], 1)
         if isinstance(new, th.Tensor) and isinstance(self._ring, np.ndarray):  # loaded
             self._ring, self._sums = (th.from_numpy(x).to(new.device) for x in (self._ring, self._sums))
-        start = self.n_seen % len(self._ring)
-        room = len(self._ring) - start
-        self.n_seen += len(new)
-        if len(new) < room:
-            places = self._ring[start : start + len(new)]
-            self._sums += (new - places).sum(0)
-            places[...] = new
-        else:
-            self._ring[start:] = new[:room]
-            self._ring[: len(new) - room] = new[room:]
-            self._sums = self._ring.sum(0)
+        while len(new) > 0:
+            places = self._ring[self._n_seen % len(self._ring) :][: len(new)]
+            part, new = new[: len(places)], new[len(places) :]
+            # added one after the other, however many wait
+            self._sums = xp.cumsum(xp.concatenate([self._sums[None], part - places]), 0)[-1]
+            places[...] = part
+            self._n_seen += len(part)
+            if self._n_seen % len(self._ring) == 0:
+                self._sums = self._ring.sum(0)
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats, NaN before the first state."""
@@ -108,15 +122,17 @@ class RecentPolicies:
 
     def _means(self) -> tuple[Any, Any]:
         """log E_s[pi(a|s)], (A,), and E_s[H(pi(.|s))]."""
+        self._take_in()
         # a sum that all its terms have left may be a little below 0
-        means = clip(self._sums / min(self.n_seen, len(self._ring)), low=0)
+        means = clip(self._sums / min(self._n_seen, len(self._ring)), low=0)
         with silent(means):
             return namespace(means).log(means[:-1]), means[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs."""
+        self._take_in()
         ring, sums = (x.cpu().numpy() if isinstance(x, th.Tensor) else x.copy() for x in (self._ring, self._sums))
-        return {"ring": ring, "sums": sums, "n_seen": self.n_seen}
+        return {"ring": ring, "sums": sums, "n_seen": self._n_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -124,7 +140,7 @@ class RecentPolicies:
 
         :param state: from :meth:`state_dict`
         """
-        self._ring, self._sums, self.n_seen = state["ring"].copy(), state["sums"].copy(), state["n_seen"]
+        self._ring, self._sums, self._n_seen = state["ring"].copy(), state["sums"].copy(), state["n_seen"]
 
 
 class PriorCallback(BaseCallback):
@@ -225,6 +241,10 @@ class PriorCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._log_names, self._next_figure = self.action_names, self.num_timesteps
+        # at most the last interval of the run, also where half of it passes before there are points
+        calls = self.model._total_timesteps / self.training_env.num_envs
+        while not self._points and self.interval < min(FIRST_INTERVAL, calls / (2 * self.max_points)):
+            self.interval *= 2
         tensorboard = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         self._draws = tensorboard and find_spec("matplotlib") is not None
 

@@ -54,12 +54,14 @@ def normalized(log_prior: Array) -> Normalized:
 @lru_cache(maxsize=8)
 def _normalized_array(values: bytes, dtype: np.dtype[Any]) -> Normalized:
     log_prior = as_float64(np.frombuffer(values, dtype))
-    _check_has_support(log_prior)
     with silent(log_prior):
         log_rho = log_softmax(log_prior)
         rho = np.exp(log_rho)
+    lowest = rho.min()
+    if math.isnan(lowest):
+        _check_has_support(log_prior)
     log_rho.flags.writeable = rho.flags.writeable = False
-    return Normalized(log_rho, rho, bool(rho.all()))
+    return Normalized(log_rho, rho, lowest > 0)
 
 
 def check_log_prior(log_prior: Array) -> bool:
@@ -162,8 +164,9 @@ def _log_floored(prior: Any, floor: float) -> Any:
     # with rho_min < floor, the weight w solves (1 - w) rho_min + w / |A| = floor
     lowest = prior.min()
     weight = clip((floor - lowest) / clip(1 / prior.shape[-1] - lowest, low=1e-300), 0, 1)
+    high_enough = isinstance(weight, float) and weight == 0  # else mixing changes nothing either
     with silent(prior):
-        return namespace(prior).log(_mix(prior, weight))
+        return namespace(prior).log(prior if high_enough else _mix(prior, weight))
 
 
 def fold_policies(log_prior: Array, probs: Array, lr: float | Array, floor: float) -> Array:

@@ -180,7 +180,7 @@ class MIRL(SoftDQN):
     def exploration_probs(self) -> np.ndarray:
         """Return the (A,) distribution of random actions."""
         probs = self.prior if self.exploration == "prior" else super().exploration_probs()
-        return mixed_with_uniform(th.as_tensor(probs), self.exploration_mix).numpy()
+        return mixed_with_uniform(probs, self.exploration_mix)
 
     def own_callbacks(self, given: BaseCallback) -> list[BaseCallback]:
         """Return the user's callbacks, and a :class:`~sb3_mirl.PriorCallback` before them unless they have one."""
