@@ -133,16 +133,19 @@ def test_long_histories_begin_with_points_far_apart(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int, interval: int
 ) -> None:
     """Which the run would have come to anyway: it ends with the same points as one that thins them out."""
-    kwargs = {**small, "learning_starts": steps // 4}
-    histories = []
+    small["learning_starts"] = steps // 4
+    histories, intervals = [], []
     for first in (16, 1):
         monkeypatch.setattr(prior_callback, "FIRST_INTERVAL", first)
-        callback, intervals = PriorCallback(max_points=20), list[int]()
-        MIRL("MlpPolicy", ScriptedEnv(), **kwargs).learn(
-            steps, [callback, lambda *_: intervals.append(callback.interval) is None]
-        )
-        assert intervals[0] == (interval if first > 1 else 1)
+        callback = PriorCallback(max_points=20)
+
+        def look(*_: Any, callback: PriorCallback = callback) -> bool:
+            intervals.append(callback.interval)
+            return True
+
+        MIRL("MlpPolicy", ScriptedEnv(), **small).learn(steps, [callback, look])
         histories.append(callback.history)
+    assert (intervals[0], intervals[steps]) == (interval, 1)
     for name, values in histories[0].items():
         np.testing.assert_array_equal(values, histories[1][name], err_msg=name)
     assert len(histories[0]["timesteps"]) > 10

@@ -49,9 +49,10 @@ def log_softmax(x: Any) -> Any:
 
 
 def is_finite(x: Any) -> bool:
-    """Whether no value is NaN or infinite. One sum tells, unless it overflows; of squares in NumPy, which warns of no product."""
+    """Whether no value is NaN or infinite. One sum tells, unless it overflows."""
     xp = namespace(x)
-    return math.isfinite(x.sum().item() if xp is th else np.vdot(x, x)) or bool(xp.isfinite(x).all())
+    total = x.sum().item() if xp is th else np.vdot(x, x)  # of which NumPy never warns
+    return math.isfinite(total) or bool(xp.isfinite(x).all())
 
 
 def is_at_hand(x: Any) -> bool:

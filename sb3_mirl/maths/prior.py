@@ -155,7 +155,7 @@ def floored_log_prior(prior: Array, floor: float) -> Array:
     return _log_floored(prior, floor)
 
 
-def _check_floor(floor: Any, n_actions: int) -> None:
+def _check_floor(floor: float, n_actions: int) -> None:
     if not (isinstance(floor, Real) and 0 <= floor <= 1 / n_actions):
         raise ValueError(f"The prior's floor must be in [0, 1/{n_actions}] for {n_actions} actions, got {floor!r}.")
 

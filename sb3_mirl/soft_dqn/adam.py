@@ -25,8 +25,9 @@ def step(optimizer: th.optim.Optimizer) -> None:
     with th.no_grad():
         adam(
             parameters,
-            [p.grad for p in parameters],  # type: ignore[misc]
-            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [p.grad for p in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
             fused=True,
