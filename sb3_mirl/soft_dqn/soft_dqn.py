@@ -377,7 +377,8 @@ class SoftDQN(GuardedOffPolicy, DQN):
         actions = self._explore(greedy if isinstance(greedy, np.ndarray) else greedy.cpu().numpy())
         if not is_finite(q):
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
-        if self._losses is not None and not is_finite(self._losses):
+        # on the CPU the update itself has refused them
+        if isinstance(self._losses, th.Tensor) and not is_finite(self._losses):
             raise ValueError(
                 f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
                 "can still be saved. Lower learning_rate or scale the rewards."
