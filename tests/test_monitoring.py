@@ -128,14 +128,14 @@ def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any)
     assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("steps", "interval"), [(40, 1), (100, 4), (1000, 16)])
+@pytest.mark.parametrize(("steps", "most", "interval"), [(40, 64, 1), (100, 64, 4), (1000, 64, 32), (1000, 8, 8)])
 def test_long_histories_begin_with_points_far_apart(
-    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int, interval: int
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int, most: int, interval: int
 ) -> None:
     """Which the run would have come to anyway: it ends with the same points as one that thins them out."""
     small["learning_starts"] = steps // 4
     histories, intervals = [], []
-    for first in (16, 1):
+    for first in (most, 1):
         monkeypatch.setattr(prior_callback, "FIRST_INTERVAL", first)
         callback = PriorCallback(max_points=20)
 

@@ -24,7 +24,7 @@ from sb3_mirl.maths.arrays import as_float64, at_hand, clip, namespace, silent
 TOGETHER = 32
 """Steps whose policies are taken into :class:`RecentPolicies` at once: most of the work is the same for one and for many."""
 
-FIRST_INTERVAL = 16
+FIRST_INTERVAL = 64
 """Most calls of ``env.step`` between the first points of a history: a long run drops those that are closer."""
 
 FIGURES = 50
