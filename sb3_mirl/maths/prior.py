@@ -61,7 +61,7 @@ def _normalized_array(values: bytes, dtype: np.dtype[Any]) -> Normalized:
     if math.isnan(lowest):
         _check_has_support(log_prior)
     log_rho.flags.writeable = rho.flags.writeable = False
-    return Normalized(log_rho, rho, lowest > 0)
+    return Normalized(log_rho, rho, bool(lowest > 0))
 
 
 def check_log_prior(log_prior: Array) -> bool:
