@@ -40,8 +40,8 @@ CALLS: dict[str, Callable[[Callable[[Any], Any]], Any]] = {
     "update_prior": lambda kind: maths.update_prior(kind(PRIOR), kind(PROBS), 0.1),
     "update_prior, a rate each": lambda kind: maths.update_prior(kind(PRIOR), kind(PROBS), kind(np.linspace(0, 1, 5))),
     "floored_log_prior": lambda kind: maths.floored_log_prior(kind(PRIOR), 0.01),
-    "fold_policies": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(PROBS), 0.1, 0.01),
-    "fold_policies, no floor": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(PROBS[:1]), 0.1, 0.0),
+    "fold_policies": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(LOG_PROBS), 0.1, 0.01),
+    "fold_policies, no floor": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(LOG_PROBS[:1]), 0.1, 0.0),
     "no floor": lambda kind: maths.floored_log_prior(kind(PRIOR), 0.0),
     "mixed_with_uniform": lambda kind: maths.mixed_with_uniform(kind(PRIOR), 0.2),
     "inverse_loss_beta": lambda kind: maths.inverse_loss_beta(kind(np.array(2.0)), kind(np.array([0.5, 0.0, 3.0])), 0.1, 100),
@@ -94,7 +94,7 @@ def test_folding_policies_is_an_update_and_a_floor(kind: Any, floor: float, n: i
     for log_prior in (LOG_PRIOR, np.log([0.7, 1e-20, 0.3])):
         prior = kind(np.exp(log_prior) / np.exp(log_prior).sum())
         expected = maths.floored_log_prior(maths.update_prior(prior, kind(PROBS[:n]), 0.01), floor)
-        folded = maths.fold_policies(kind(log_prior + 3.0), kind(PROBS[:n]), 0.01, floor)
+        folded = maths.fold_policies(kind(log_prior + 3.0), kind(LOG_PROBS[:n]), 0.01, floor)
         np.testing.assert_allclose(folded, expected, rtol=1e-13)
 
 
@@ -102,15 +102,15 @@ def test_folding_policies_is_an_update_and_a_floor(kind: Any, floor: float, n: i
     ("change", "message"),
     [
         (dict(log_prior=np.full(3, -np.inf)), "log_prior must hold logarithms"),
-        (dict(probs=PROBS[:, :2]), r"\(3,\) and \(5, 2\)"),
-        (dict(probs=2 * PROBS), "probs must hold probabilities"),
+        (dict(log_probs=LOG_PROBS[:, :2]), r"\(3,\) and \(5, 2\)"),
+        (dict(log_probs=LOG_PROBS + 0.1), "probs must hold probabilities"),
         (dict(lr=1.5), "got 1.5"),
         (dict(floor=0.5), r"\[0, 1/3\] for 3 actions, got 0.5"),
     ],
 )
 @pytest.mark.parametrize("kind", [np.asarray, th.from_numpy])
 def test_what_cannot_be_folded_is_refused(kind: Any, change: dict[str, Any], message: str) -> None:
-    given = {"log_prior": LOG_PRIOR, "probs": PROBS, "lr": 0.1, "floor": 0.01, **change}
+    given = {"log_prior": LOG_PRIOR, "log_probs": LOG_PROBS, "lr": 0.1, "floor": 0.01, **change}
     with pytest.raises(ValueError, match=message):
         maths.fold_policies(**{name: kind(value) if isinstance(value, np.ndarray) else value for name, value in given.items()})
 

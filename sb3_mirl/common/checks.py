@@ -111,11 +111,12 @@ def check_transition(
         raise ValueError(
             f"The rewards at step {step} have the shape {rewards.shape} and not {dones.shape}, one per environment."
         )
-    check_finite(rewards, "reward", f"step {step}")
-    check_observations(new_obs, space, f"step {step}")
+    where = f"step {step}"
+    check_finite(rewards, "reward", where)
+    check_observations(new_obs, space, where)
     for env in dones.nonzero()[0]:
         if infos[env].get("terminal_observation") is not None:
-            check_observations(infos[env]["terminal_observation"], space, f"step {step}", env=int(env))
+            check_observations(infos[env]["terminal_observation"], space, where, env=int(env))
 
 
 def check_observations(

@@ -71,29 +71,27 @@ class RecentPolicies:
 
     def __init__(self, window: int, n_actions: int, device: th.device | None = None) -> None:
         self._n_seen = 0
-        self._waiting: list[tuple[Any, Any]] = []  # (n, A) log pi(a|s) and pi(a|s)
+        self._waiting: list[Any] = []  # (n, A) log pi(a|s)
         shape = (window, n_actions + 1)  # pi(.|s) and its entropy
         self._ring: Any = np.zeros(shape) if device is None else th.zeros(shape, dtype=th.float64, device=device)
         self._sums: Any = self._ring.sum(0)
 
-    def add(self, log_probs: Any, probs: Any = None) -> None:
+    def add(self, log_probs: Any) -> None:
         """
         Take in policies, in place of the oldest.
 
         :param log_probs: (n, A) log pi(a|s) in float64, n <= window, an array or a tensor
-        :param probs: (n, A) pi(a|s), where they are known
         """
-        self._waiting.append((log_probs, namespace(log_probs).exp(log_probs) if probs is None else probs))
+        self._waiting.append(log_probs)
         if len(self._waiting) == TOGETHER:
             self._take_in()
 
     def _take_in(self) -> None:
         if not self._waiting:
             return
-        xp = namespace(self._waiting[0][0])
-        log_probs, probs = (xp.concatenate(column) for column in zip(*self._waiting, strict=True))
-        self._waiting = []
-        new = xp.concatenate([probs, entropy(log_probs, probs)[:, None]], 1)
+        xp = namespace(self._waiting[0])
+        log_probs, self._waiting = xp.concatenate(self._waiting), []
+        new = xp.concatenate([xp.exp(log_probs), entropy(log_probs)[:, None]], 1)
         if isinstance(new, th.Tensor) and isinstance(self._ring, np.ndarray):  # loaded
             self._ring, self._sums = (th.from_numpy(x).to(new.device) for x in (self._ring, self._sums))
         while len(new) > 0:
@@ -264,15 +262,14 @@ class PriorCallback(BaseCallback):
         :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
         """
         model, log_probs = self._learner, as_float64(at_hand(log_probs))
-        probs = namespace(log_probs).exp(log_probs)
         if model.prior_lr > 0:
             log_prior = at_hand(model.policy.log_prior)
             rates = model.prior_lr if weights is None else model.prior_lr * at_hand(weights)
-            log_prior[...] = fold_policies(log_prior, probs, rates, model.prior_floor)
+            log_prior[...] = fold_policies(log_prior, log_probs, rates, model.prior_floor)
         if self._recent is None:
             device = log_probs.device if isinstance(log_probs, th.Tensor) else None
             self._recent = RecentPolicies(max(self.window, len(log_probs)), log_probs.shape[1], device)
-        self._recent.add(log_probs, probs)
+        self._recent.add(log_probs)
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats over the most recent states, NaN before the first."""

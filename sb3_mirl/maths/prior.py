@@ -169,20 +169,20 @@ def _log_floored(prior: Any, floor: float) -> Any:
         return namespace(prior).log(prior if high_enough else _mix(prior, weight))
 
 
-def fold_policies(log_prior: Array, probs: Array, lr: float | Array, floor: float) -> Array:
+def fold_policies(log_prior: Array, log_probs: Array, lr: float | Array, floor: float) -> Array:
     """
     :func:`update_prior`, then :func:`floored_log_prior`, from and to logarithms. What is a prior at the beginning stays one,
     and is not checked again.
 
     :param log_prior: (A,) log rho(a), -inf allowed; normalised inside
-    :param probs: (B, A) pi(a|s) in the order of application
+    :param log_probs: (B, A) log pi(a|s) in the order of application
     :param lr: alpha_rho in [0, 1], one for all policies, or (B,) one for each
     :param floor: least probability of an action, in [0, 1/|A|]
     :return: (A,) the new log rho(a)
     :raises ValueError: as these two
     """
     prior = normalized(log_prior).rho
-    probs, lr = _checked_policies(prior, probs, lr)
+    probs, lr = _checked_policies(prior, namespace(log_probs).exp(log_probs), lr)
     _check_floor(floor, len(prior))
     return _log_floored(moving_average(prior, probs, lr), floor)
 

@@ -98,17 +98,16 @@ def kl_to_prior(log_probs: Array, log_prior: Array) -> Array:
         return xp.where(probs > 0, probs * (log_probs - log_rho), 0.0).sum(-1)
 
 
-def entropy(log_probs: Array, probs: Array | None = None) -> Array:
+def entropy(log_probs: Array) -> Array:
     """
     H(pi(.|s)) = -sum_a pi(a|s) log pi(a|s).
 
     :param log_probs: (..., A) log pi(a|s)
-    :param probs: (..., A) pi(a|s) in float64, where they are known
     :return: (...) in nats, float64
     """
     xp, log_probs = namespace(log_probs), as_float64(log_probs)
     with silent(log_probs):
-        probs = xp.exp(log_probs) if probs is None else probs
+        probs = xp.exp(log_probs)
         return -xp.where(probs > 0, probs * log_probs, 0.0).sum(-1)
 
 
