@@ -40,6 +40,8 @@ CALLS: dict[str, Callable[[Callable[[Any], Any]], Any]] = {
     "update_prior": lambda kind: maths.update_prior(kind(PRIOR), kind(PROBS), 0.1),
     "update_prior, a rate each": lambda kind: maths.update_prior(kind(PRIOR), kind(PROBS), kind(np.linspace(0, 1, 5))),
     "floored_log_prior": lambda kind: maths.floored_log_prior(kind(PRIOR), 0.01),
+    "fold_policies": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(LOG_PROBS), 0.1, 0.01),
+    "fold_policies, no floor": lambda kind: maths.fold_policies(kind(LOG_PRIOR), kind(LOG_PROBS[:1]), 0.1, 0.0),
     "no floor": lambda kind: maths.floored_log_prior(kind(PRIOR), 0.0),
     "mixed_with_uniform": lambda kind: maths.mixed_with_uniform(kind(PRIOR), 0.2),
     "inverse_loss_beta": lambda kind: maths.inverse_loss_beta(kind(np.array(2.0)), kind(np.array([0.5, 0.0, 3.0])), 0.1, 100),
@@ -83,6 +85,46 @@ def test_soft_value_is_as_exact_in_numpy(problem: tuple[th.Tensor, th.Tensor], b
 def test_checks_are_the_same(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("floor", [0.0, 1e-8, 0.2])
+@pytest.mark.parametrize("kind", [np.asarray, th.from_numpy])
+def test_folding_policies_is_an_update_and_a_floor(kind: Any, floor: float, n: int) -> None:
+    for log_prior in (LOG_PRIOR, np.log([0.7, 1e-20, 0.3])):
+        prior = kind(np.exp(log_prior) / np.exp(log_prior).sum())
+        expected = maths.floored_log_prior(maths.update_prior(prior, kind(PROBS[:n]), 0.01), floor)
+        folded = maths.fold_policies(kind(log_prior + 3.0), kind(LOG_PROBS[:n]), 0.01, floor)
+        np.testing.assert_allclose(folded, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(log_prior=np.full(3, -np.inf)), "log_prior must hold logarithms"),
+        (dict(log_probs=LOG_PROBS[:, :2]), r"\(3,\) and \(5, 2\)"),
+        (dict(log_probs=LOG_PROBS + 0.1), "probs must hold probabilities"),
+        (dict(lr=1.5), "got 1.5"),
+        (dict(floor=0.5), r"\[0, 1/3\] for 3 actions, got 0.5"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.asarray, th.from_numpy])
+def test_what_cannot_be_folded_is_refused(kind: Any, change: dict[str, Any], message: str) -> None:
+    given = {"log_prior": LOG_PRIOR, "log_probs": LOG_PROBS, "lr": 0.1, "floor": 0.01, **change}
+    with pytest.raises(ValueError, match=message):
+        maths.fold_policies(**{name: kind(value) if isinstance(value, np.ndarray) else value for name, value in given.items()})
+
+
+def test_a_prior_that_changes_in_place_is_seen() -> None:
+    """What is known about a prior is known about its values, in each precision."""
+    log_prior = np.log([0.5, 0.3, 0.2])
+    for values in ([0.1, 0.2, 0.7], [0.5, 0.5, 0.0], [0.2, 0.2, 0.6]):
+        with np.errstate(divide="ignore"):
+            log_prior[:] = np.log(values)
+        for formula in (maths.boltzmann_log_probs, maths.soft_value, maths.action_scores):
+            expected = formula(th.from_numpy(Q), th.from_numpy(log_prior), 2.0)
+            np.testing.assert_allclose(formula(Q, log_prior, 2.0), expected, rtol=1e-6)
+            np.testing.assert_allclose(formula(Q, log_prior.astype(np.float32), 2.0), expected, rtol=1e-5)
 
 
 def test_arrays_at_hand_share_the_memory_of_tensors() -> None:

@@ -128,6 +128,43 @@ def test_replay_ratio_is_logged_at_the_start(small: dict[str, Any], capsys: Any)
     assert "One gradient update of 32 transitions per 4 environment steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("steps", "most", "interval"), [(40, 64, 1), (100, 64, 4), (1000, 64, 32), (1000, 8, 8)])
+def test_long_histories_begin_with_points_far_apart(
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int, most: int, interval: int
+) -> None:
+    """Which the run would have come to anyway: it ends with the same points as one that thins them out."""
+    small["learning_starts"] = steps // 4
+    histories, intervals = [], []
+    for first in (most, 1):
+        monkeypatch.setattr(prior_callback, "FIRST_INTERVAL", first)
+        callback = PriorCallback(max_points=20)
+
+        def look(*_: Any, callback: PriorCallback = callback) -> bool:
+            intervals.append(callback.interval)
+            return True
+
+        MIRL("MlpPolicy", ScriptedEnv(), **small).learn(steps, [callback, look])
+        histories.append(callback.history)
+    assert (intervals[0], intervals[steps]) == (interval, 1)
+    for name, values in histories[0].items():
+        np.testing.assert_array_equal(values, histories[1][name], err_msg=name)
+    assert len(histories[0]["timesteps"]) > 10
+
+
+def test_means_do_not_depend_on_when_they_were_asked_for() -> None:
+    """Nor on the turns of the ring, with several environments."""
+    rng, often, once = np.random.default_rng(0), *(prior_callback.RecentPolicies(50, 3) for _ in range(2))
+    for i in range(47):
+        log_probs = np.log(rng.dirichlet(np.ones(3), size=4))
+        once.add(log_probs)
+        often.add(log_probs)
+        often.mutual_information()
+        if i % 5 == 0:
+            often.state_dict()
+    for key, value in once.state_dict().items():
+        np.testing.assert_array_equal(value, often.state_dict()[key])
+
+
 @pytest.mark.parametrize("n_folded", [3, 12, 47], ids=["window not full", "a turn", "several"])
 def test_a_record_goes_on_from_a_file_also_from_one_of_before_the_running_sums(n_folded: int) -> None:
     """Until then it held the policies themselves, in a ring."""

@@ -9,6 +9,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_mirl.common.callbacks import StatelessCallback
+from sb3_mirl.maths.arrays import is_finite
 
 
 class CheckCallback(StatelessCallback):
@@ -110,11 +111,12 @@ def check_transition(
         raise ValueError(
             f"The rewards at step {step} have the shape {rewards.shape} and not {dones.shape}, one per environment."
         )
-    check_finite(rewards, "reward", f"step {step}")
-    check_observations(new_obs, space, f"step {step}")
-    for env in np.flatnonzero(dones):
+    where = f"step {step}"
+    check_finite(rewards, "reward", where)
+    check_observations(new_obs, space, where)
+    for env in dones.nonzero()[0]:
         if infos[env].get("terminal_observation") is not None:
-            check_observations(infos[env]["terminal_observation"], space, f"step {step}", env=int(env))
+            check_observations(infos[env]["terminal_observation"], space, where, env=int(env))
 
 
 def check_observations(
@@ -158,7 +160,7 @@ def check_finite(values: Any, what: str, where: str, env: int | None = None) -> 
     values = np.asarray(values)
     if values.dtype.kind == "O":  # None becomes NaN
         values = values.astype(np.float64)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not is_finite(values):
         raise _refused(values, ~np.isfinite(values), what, where, env)
 
 

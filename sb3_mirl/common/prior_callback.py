@@ -18,8 +18,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.callbacks import walk
 from sb3_mirl.common.files import write_whole
-from sb3_mirl.maths import entropy, floored_log_prior, kkt_gap, update_prior
-from sb3_mirl.maths.arrays import as_float64, at_hand, clip, log_softmax, namespace, silent
+from sb3_mirl.maths import entropy, fold_policies, kkt_gap
+from sb3_mirl.maths.arrays import as_float64, at_hand, clip, namespace, silent
+
+TOGETHER = 32
+"""Steps whose policies are taken into :class:`RecentPolicies` at once: most of the work is the same for one and for many."""
+
+FIRST_INTERVAL = 64
+"""Most calls of ``env.step`` between the first points of a history: a long run drops those that are closer."""
 
 FIGURES = 50
 """Pictures of the prior's course in the TensorBoard of one call of ``learn``."""
@@ -55,7 +61,8 @@ class LearnsPrior(Protocol):
 class RecentPolicies:
     """
     The policies at the most recent states, with running sums, so that their means cost the same whatever the window. The
-    sums are made anew at each turn of the ring: rounding does not grow.
+    sums are made anew at each turn of the ring: rounding does not grow. Policies wait until some have come together, or the
+    means are asked for, which changes no bit of these.
 
     :param window: number of states
     :param n_actions: A
@@ -63,7 +70,8 @@ class RecentPolicies:
     """
 
     def __init__(self, window: int, n_actions: int, device: th.device | None = None) -> None:
-        self.n_seen = 0
+        self._n_seen = 0
+        self._waiting: list[Any] = []  # (n, A) log pi(a|s)
         shape = (window, n_actions + 1)  # pi(.|s) and its entropy
         self._ring: Any = np.zeros(shape) if device is None else th.zeros(shape, dtype=th.float64, device=device)
         self._sums: Any = self._ring.sum(0)
@@ -72,23 +80,29 @@ class RecentPolicies:
         """
         Take in policies, in place of the oldest.
 
-        :param log_probs: (n, A) log pi(a|s), n <= window, an array or a tensor
+        :param log_probs: (n, A) log pi(a|s) in float64, n <= window, an array or a tensor
         """
-        xp, log_probs = namespace(log_probs), as_float64(log_probs)
+        self._waiting.append(log_probs)
+        if len(self._waiting) == TOGETHER:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        xp = namespace(self._waiting[0])
+        log_probs, self._waiting = xp.concatenate(self._waiting), []
         new = xp.concatenate([xp.exp(log_probs), entropy(log_probs)[:, None]], 1)
         if isinstance(new, th.Tensor) and isinstance(self._ring, np.ndarray):  # loaded
             self._ring, self._sums = (th.from_numpy(x).to(new.device) for x in (self._ring, self._sums))
-        start = self.n_seen % len(self._ring)
-        room = len(self._ring) - start
-        self.n_seen += len(new)
-        if len(new) < room:
-            places = self._ring[start : start + len(new)]
-            self._sums += (new - places).sum(0)
-            places[...] = new
-        else:
-            self._ring[start:] = new[:room]
-            self._ring[: len(new) - room] = new[room:]
-            self._sums = self._ring.sum(0)
+        while len(new) > 0:
+            places = self._ring[self._n_seen % len(self._ring) :][: len(new)]
+            part, new = new[: len(places)], new[len(places) :]
+            # added one after the other, however many wait
+            self._sums = xp.cumsum(xp.concatenate([self._sums[None], part - places]), 0)[-1]
+            places[...] = part
+            self._n_seen += len(part)
+            if self._n_seen % len(self._ring) == 0:
+                self._sums = self._ring.sum(0)
 
     def mutual_information(self) -> float:
         """Return I(S; A) in nats, NaN before the first state."""
@@ -106,15 +120,17 @@ class RecentPolicies:
 
     def _means(self) -> tuple[Any, Any]:
         """log E_s[pi(a|s)], (A,), and E_s[H(pi(.|s))]."""
+        self._take_in()
         # a sum that all its terms have left may be a little below 0
-        means = clip(self._sums / min(self.n_seen, len(self._ring)), low=0)
+        means = clip(self._sums / min(self._n_seen, len(self._ring)), low=0)
         with silent(means):
             return namespace(means).log(means[:-1]), means[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs."""
+        self._take_in()
         ring, sums = (x.cpu().numpy() if isinstance(x, th.Tensor) else x.copy() for x in (self._ring, self._sums))
-        return {"ring": ring, "sums": sums, "n_seen": self.n_seen}
+        return {"ring": ring, "sums": sums, "n_seen": self._n_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -122,7 +138,7 @@ class RecentPolicies:
 
         :param state: from :meth:`state_dict`
         """
-        self._ring, self._sums, self.n_seen = state["ring"].copy(), state["sums"].copy(), state["n_seen"]
+        self._ring, self._sums, self._n_seen = state["ring"].copy(), state["sums"].copy(), state["n_seen"]
 
 
 class PriorCallback(BaseCallback):
@@ -203,7 +219,7 @@ class PriorCallback(BaseCallback):
         elif recent is not None:  # until 0.2: (window, A) log pi(.|s), of which ``n_folded`` have been written
             n_folded, window = state["n_folded"], len(recent)
             self._recent = RecentPolicies(*recent.shape)
-            self._recent.add(at_hand(recent.roll(-n_folded, 0))[max(window - n_folded, 0) :])
+            self._recent.add(at_hand(recent.roll(-n_folded, 0).double())[max(window - n_folded, 0) :])
 
     @property
     def action_names(self) -> list[str]:
@@ -223,6 +239,10 @@ class PriorCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._log_names, self._next_figure = self.action_names, self.num_timesteps
+        # at most the last interval of the run, also where half of it passes before there are points
+        calls = self.model._total_timesteps / self.training_env.num_envs
+        while not self._points and self.interval < min(FIRST_INTERVAL, calls / (2 * self.max_points)):
+            self.interval *= 2
         tensorboard = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         self._draws = tensorboard and find_spec("matplotlib") is not None
 
@@ -241,12 +261,11 @@ class PriorCallback(BaseCallback):
         :param log_probs: (n_envs, A) log pi(a|s), an array or a tensor
         :param weights: (n_envs,) in [0, 1], by which ``prior_lr`` is multiplied; None for 1
         """
-        model, log_probs = self._learner, at_hand(log_probs)
+        model, log_probs = self._learner, as_float64(at_hand(log_probs))
         if model.prior_lr > 0:
-            xp, log_prior = namespace(log_probs), at_hand(model.policy.log_prior)
+            log_prior = at_hand(model.policy.log_prior)
             rates = model.prior_lr if weights is None else model.prior_lr * at_hand(weights)
-            prior = update_prior(xp.exp(log_softmax(log_prior)), xp.exp(log_probs), rates)
-            log_prior[...] = floored_log_prior(prior, model.prior_floor)
+            log_prior[...] = fold_policies(log_prior, log_probs, rates, model.prior_floor)
         if self._recent is None:
             device = log_probs.device if isinstance(log_probs, th.Tensor) else None
             self._recent = RecentPolicies(max(self.window, len(log_probs)), log_probs.shape[1], device)

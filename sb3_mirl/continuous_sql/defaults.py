@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sb3_mirl.common.doubts import FEWEST_COPIES, FEWEST_STEPS, no_update
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 
 SHORT_RUN = 200_000
@@ -11,9 +12,6 @@ SHORT_RUN = 200_000
 
 TOGETHER = (("learning_starts",), ("tau", "target_update_interval"), ("learning_rate", "sampler_learning_rate"))
 """Arguments of which one alone cannot be chosen when the other was given."""
-
-FEWEST_COPIES = 10
-FEWEST_STEPS = 100  # of a run that is meant to learn: shorter ones try whether something works
 
 
 class RemembersArguments(GuardedOffPolicy):
@@ -77,11 +75,8 @@ def doubts(total_timesteps: float, learning_starts: float, updates_per_step: flo
     """
     if total_timesteps < FEWEST_STEPS:
         return None
-    if total_timesteps <= learning_starts:
-        return (
-            f"There is no update, because learning starts after {learning_starts:g} steps (learning_starts). Train longer, or "
-            "lower learning_starts."
-        )
+    if why := no_update(total_timesteps, learning_starts):
+        return why
     copies = FEWEST_COPIES
     if copy_interval is not None:
         copies = int((total_timesteps - learning_starts) * updates_per_step / copy_interval)

@@ -16,7 +16,14 @@ Regularization", ICLR 2019, unless another paper is named.
 """
 
 from sb3_mirl.maths.bellman import bellman_target, squared_residual
-from sb3_mirl.maths.prior import floored_log_prior, kkt_gap, mixed_with_uniform, uniform_log_prior, update_prior
+from sb3_mirl.maths.prior import (
+    floored_log_prior,
+    fold_policies,
+    kkt_gap,
+    mixed_with_uniform,
+    uniform_log_prior,
+    update_prior,
+)
 from sb3_mirl.maths.returns import n_step_soft_returns, soft_q_returns, soft_returns
 from sb3_mirl.maths.soft import (
     action_scores,
@@ -47,6 +54,7 @@ __all__ = [
     "entropy",
     "entropy_bonus",
     "floored_log_prior",
+    "fold_policies",
     "importance_soft_value",
     "inverse_loss_beta",
     "kkt_gap",

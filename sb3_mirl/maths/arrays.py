@@ -1,5 +1,6 @@
 """NumPy's arrays and torch's tensors in one formula: what goes in comes out."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -26,14 +27,17 @@ def as_float64(x: Any) -> Any:
 
 def cast_like(x: Any, like: Any) -> Any:
     """Return ``x`` in the precision of ``like``."""
-    return x.to(like.dtype) if isinstance(x, th.Tensor) else x.astype(like.dtype)
+    return x.to(like.dtype) if isinstance(x, th.Tensor) else x.astype(like.dtype, copy=False)
 
 
 def clip(x: Any, low: float = -np.inf, high: float = np.inf) -> Any:
     """Return a tensor, an array or a number within its bounds; NaN stays."""
     if isinstance(x, th.Tensor):
         return x.clamp(low, high)
-    return min(max(x, low), high) if isinstance(x, float) else np.minimum(np.maximum(x, low), high)
+    if isinstance(x, float):
+        return min(max(x, low), high)
+    x = x if low == -np.inf else np.maximum(x, low)
+    return x if high == np.inf else np.minimum(x, high)
 
 
 def log_softmax(x: Any) -> Any:
@@ -45,15 +49,20 @@ def log_softmax(x: Any) -> Any:
 
 
 def is_finite(x: Any) -> bool:
-    """Whether no value is NaN or infinite. The sum alone tells, unless it overflows."""
+    """Whether no value is NaN or infinite. One sum tells, unless it overflows."""
     xp = namespace(x)
-    with silent(x):
-        return bool(xp.isfinite(x.sum())) or bool(xp.isfinite(x).all())
+    total = x.sum().item() if xp is th else np.vdot(x, x)  # of which NumPy never warns
+    return math.isfinite(total) or bool(xp.isfinite(x).all())
 
 
 def is_at_hand(x: Any) -> bool:
     """Whether values can be looked at without waiting for an accelerator."""
     return not isinstance(x, th.Tensor) or x.is_cpu
+
+
+def is_traced() -> bool:
+    """Whether torch records what is done, for a compiler or a file: values are not known then, nor shapes be compared."""
+    return th.compiler.is_compiling() or th.jit.is_tracing() or th.onnx.is_in_onnx_export()
 
 
 def at_hand(x: Any) -> Any:

@@ -24,6 +24,8 @@ def moving_average(average: Array, values: Array, lr: float | Array) -> Array:
         kept = xp.concatenate([later, xp.ones_like(later[:1])])  # (n + 1,) of what is there before each value
         return kept[0] * average + (lr * kept[1:]) @ values
     n = len(values)
+    if n == 1:  # as below, for every step of one environment
+        return (1 - lr) * average + lr * values[0]
     like: dict[str, Any] = dict(dtype=average.dtype, device=average.device) if isinstance(average, th.Tensor) else {}
     decay = (1 - lr) ** xp.arange(n - 1, -1, -1, **like)  # (n,)
     return (1 - lr) ** n * average + lr * (decay @ values)

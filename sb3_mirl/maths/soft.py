@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_mirl.maths.arrays import Array, as_float64, cast_like, clip, is_at_hand, log_softmax, namespace, silent
+from sb3_mirl.maths.arrays import Array, as_float64, cast_like, clip, is_traced, log_softmax, namespace, silent
+from sb3_mirl.maths.prior import check_log_prior, normalized
 
 Beta = float | np.ndarray | th.Tensor
 
@@ -73,11 +74,12 @@ def action_scores(q: Array, log_prior: Array, beta: Beta) -> Array:
     :return: (..., A) scores, float64; -inf where rho(a) = 0
     :raises ValueError: if the shapes do not match, beta is negative or NaN, or ``log_prior`` is no prior
     """
-    beta, log_rho = _check(q, log_prior, beta), as_float64(log_prior)
+    _check_shapes(q, log_prior, "q")
+    is_full, beta, log_rho = check_log_prior(log_prior), _checked_beta(q, beta), as_float64(log_prior)
     with silent(q):
         # the sum over max(beta, 1), as beta = inf needs
         scores = clip(beta, high=1) * as_float64(q) + log_rho / clip(beta, low=1)
-        return namespace(q).where(log_rho == -math.inf, -math.inf, scores)
+        return scores if is_full else namespace(q).where(log_rho == -math.inf, -math.inf, scores)
 
 
 def kl_to_prior(log_probs: Array, log_prior: Array) -> Array:
@@ -89,12 +91,11 @@ def kl_to_prior(log_probs: Array, log_prior: Array) -> Array:
     :return: (...) divergences in nats; inf where pi has mass outside the support of rho
     :raises ValueError: if the shapes do not match or ``log_prior`` is no prior
     """
-    _check_actions(log_probs, log_prior, "log_probs")
-    xp = namespace(log_probs)
+    _check_shapes(log_probs, log_prior, "log_probs")
+    xp, log_rho = namespace(log_probs), normalized(log_prior).log_rho
     with silent(log_probs):
         probs = xp.exp(log_probs)
-        log_ratio = log_probs - log_softmax(as_float64(log_prior))
-        return xp.where(probs > 0, probs * log_ratio, 0.0).sum(-1)
+        return xp.where(probs > 0, probs * (log_probs - log_rho), 0.0).sum(-1)
 
 
 def entropy(log_probs: Array) -> Array:
@@ -160,12 +161,12 @@ def soft_q_target(reward: Array, discount: Array, next_q: Array, log_prior: Arra
 
 def _shift(q: Any, log_prior: Any, beta: Beta) -> _Shifted:
     xp = namespace(q)
-    beta = clip(_check(q, log_prior, beta), _MIN_BETA, _MAX_BETA)
-    log_rho, q = log_softmax(as_float64(log_prior)), as_float64(q)
-    rho = xp.exp(log_rho)
+    _check_shapes(q, log_prior, "q")
+    log_rho, rho, is_full = normalized(log_prior)
+    beta, q = clip(_checked_beta(q, beta), _MIN_BETA, _MAX_BETA), as_float64(q)
     constant = q.detach() if isinstance(q, th.Tensor) else q
-    best_q = xp.amax(xp.where(rho > 0, constant, -math.inf), -1, keepdims=True)
-    x = beta * (xp.where(rho > 0, q, best_q) - best_q)
+    best_q = xp.amax(constant if is_full else xp.where(rho > 0, constant, -math.inf), -1, keepdims=True)
+    x = beta * ((q if is_full else xp.where(rho > 0, q, best_q)) - best_q)
     return _Shifted(rho, log_rho, best_q, x, beta)
 
 
@@ -179,19 +180,13 @@ def _log_partition(rho: Any, x: Any) -> Any:
     return xp.where(near_1, xp.log1p(xp.where(near_1, z_minus_1, 0.0)), xp.log(z))
 
 
-def _is_traced() -> bool:
-    """Whether torch records what is done, for a compiler or a file: values are not known then, nor shapes be compared."""
-    return th.compiler.is_compiling() or th.jit.is_tracing() or th.onnx.is_in_onnx_export()
-
-
-def _check(q: Any, log_prior: Any, beta: Beta) -> Any:
+def _checked_beta(q: Any, beta: Beta) -> Any:
     """Return beta in double precision: a number, or a 0-d tensor where it is one."""
     given: Any
-    _check_actions(q, log_prior, "q")
     if isinstance(beta, (np.ndarray, th.Tensor)):
         if beta.ndim != 0:
             raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}.")
-        if isinstance(beta, th.Tensor) and (not beta.is_cpu or _is_traced()):
+        if isinstance(beta, th.Tensor) and (not beta.is_cpu or is_traced()):
             return beta.double()
         given = beta.item()
     else:
@@ -201,13 +196,10 @@ def _check(q: Any, log_prior: Any, beta: Beta) -> Any:
     return beta.double() if isinstance(q, th.Tensor) and isinstance(beta, th.Tensor) else float(given)
 
 
-def _check_actions(values: Any, log_prior: Any, name: str) -> None:
-    if isinstance(values, th.Tensor) and _is_traced():
+def _check_shapes(values: Any, log_prior: Any, name: str) -> None:
+    if isinstance(values, th.Tensor) and is_traced():
         return
     if log_prior.ndim != 1 or values.ndim == 0 or values.shape[-1] != log_prior.shape[0]:
         raise ValueError(
             f"{name} must have shape (..., A) and log_prior (A,), got {tuple(values.shape)} and {tuple(log_prior.shape)}."
         )
-    # NaN fails both comparisons, no support the first; an accelerator is not waited for
-    if is_at_hand(log_prior) and not -math.inf < log_prior.max().item() < math.inf:
-        raise ValueError(f"log_prior must hold logarithms of probabilities, not all of them 0, got {log_prior.tolist()}.")

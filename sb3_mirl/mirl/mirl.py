@@ -178,4 +178,4 @@ class MIRL(PriorRecord, SoftDQN):
     def exploration_probs(self) -> np.ndarray:
         """Return the (A,) distribution of random actions."""
         probs = self.prior if self.exploration == "prior" else super().exploration_probs()
-        return mixed_with_uniform(th.as_tensor(probs), self.exploration_mix).numpy()
+        return mixed_with_uniform(probs, self.exploration_mix)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_mirl.common.arguments import check_choice
+from sb3_mirl.common.doubts import FEWEST_COPIES, FEWEST_STEPS, no_update
 from sb3_mirl.soft_dqn.policies import CnnPolicy
 
 Preset = Literal["auto", "paper"]
@@ -141,10 +142,6 @@ def shown(chosen: Mapping[str, Any]) -> str:
     )
 
 
-FEWEST_COPIES = 10
-FEWEST_STEPS = 100  # of a run that is meant to learn: shorter ones try whether something works
-
-
 def doubts(
     total_timesteps: float, learning_starts: float, exploration_fraction: float | None, copy_interval: float | None
 ) -> list[str]:
@@ -160,11 +157,8 @@ def doubts(
     """
     if total_timesteps < FEWEST_STEPS:
         return []
-    if total_timesteps <= learning_starts:
-        return [
-            f"There is no update, because learning starts after {learning_starts:g} steps (learning_starts). Train longer, or "
-            "lower learning_starts."
-        ]
+    if why := no_update(total_timesteps, learning_starts):
+        return [why]
     found = []
     if exploration_fraction is not None and exploration_fraction * total_timesteps <= learning_starts:
         found.append(

@@ -247,8 +247,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         CPU, elsewhere a tensor."""
         if self._rollout_q is None:
             return None
-        log_prior, _ = self.policy.prior_and_beta_for(self._rollout_q)
-        return boltzmann_log_probs(self._rollout_q, log_prior, self._rollout_beta)
+        return boltzmann_log_probs(self._rollout_q, at_hand(self.policy.log_prior), self._rollout_beta)
 
     # Building
 
@@ -372,13 +371,14 @@ class SoftDQN(GuardedOffPolicy, DQN):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None
         self._rollout_q = q = self._q_values(self._last_obs)
-        _, beta = self.policy.prior_and_beta_for(q)
-        self._rollout_beta = beta.clone() if isinstance(beta, th.Tensor) else beta
+        beta = self.policy.beta
+        self._rollout_beta = beta.item() if isinstance(q, np.ndarray) else beta.clone()
         greedy = self.policy.greedy_actions(q)
         actions = self._explore(greedy if isinstance(greedy, np.ndarray) else greedy.cpu().numpy())
         if not is_finite(q):
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
-        if self._losses is not None and not is_finite(self._losses):
+        # on the CPU the update itself has refused them
+        if isinstance(self._losses, th.Tensor) and not is_finite(self._losses):
             raise ValueError(
                 f"A loss is not finite at step {self.num_timesteps}; the updates concerned were left out, and the model "
                 "can still be saved. Lower learning_rate or scale the rewards."
@@ -511,8 +511,9 @@ class SoftDQN(GuardedOffPolicy, DQN):
 
     def _on_step(self) -> None:
         super()._on_step()
-        self.exploration_rate = min(self.exploration_rate, self._epsilon_ceiling)
-        self.logger.record("rollout/exploration_rate", self.exploration_rate)
+        if self.exploration_rate > self._epsilon_ceiling:
+            self.exploration_rate = self._epsilon_ceiling
+            self.logger.record("rollout/exploration_rate", self.exploration_rate)
         if self.beta_schedule == "linear":
             self.policy.beta.fill_(min(linear_beta(self.num_timesteps, self.beta_slope), self.beta_max))
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
 from sb3_mirl.maths.arrays import at_hand, clip, is_at_hand, is_finite, namespace, silent
 from sb3_mirl.replay import FrameReplayBuffer
+from sb3_mirl.soft_dqn import adam
 from sb3_mirl.soft_dqn.networks import ByTorch, plain, prepared
 from sb3_mirl.soft_dqn.policies import SoftQPolicy, leaves_out_bad_steps
 
@@ -219,7 +220,7 @@ def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) ->
         raise ValueError(_describe_non_finite({"the online network's Q(s, a)": q, "the gradient's norm": np.array(norm)}))
     if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
         network.scale_gradient(rule.max_grad_norm / (norm + 1e-6))  # as torch's clip_grad_norm_
-    policy.optimizer.step()
+    adam.step(policy.optimizer)
     return loss
 
 
