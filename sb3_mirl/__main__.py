@@ -28,8 +28,8 @@ COMMANDS = {
     "benchmark": "score all agents of a folder",
 }
 PLOTS = ("plot_train", "all_plots", "plot_from_file")
-# where the zoo keeps a function of the command's name; the others are scripts
-FUNCTIONS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy"}
+# where there is a function of the command's name; the others are scripts of the zoo
+FUNCTIONS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "benchmark": "sb3_mirl.zoo.patches"}
 # these load an agent together with an environment, but not to train it
 PLAYERS = ("record_video", "push_to_hub")
 
@@ -72,10 +72,6 @@ def _run(command: str) -> None:
         from sb3_mirl.zoo.patches import play_without_memory
 
         play_without_memory()
-    elif command == "benchmark":
-        from sb3_mirl.zoo.patches import score_with_enjoy
-
-        score_with_enjoy()
     if command in PLOTS:
         from sb3_mirl.zoo.pictures import draw
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -74,6 +75,17 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         main()
 
     return run_here
+
+
+AGENTS = Path(__file__).parents[1] / "examples" / "agents"
+
+
+@pytest.mark.parametrize("path", sorted(AGENTS.glob("*/*/*.zip")), ids=lambda path: path.stem)
+def test_agents_that_come_with_the_repository_load(path: Path) -> None:
+    model: Any = ALGORITHMS[path.parents[1].name].algorithm.load(path, device="cpu")
+    observation = model.observation_space.sample()
+    assert model.action_space.contains(np.asarray(model.predict(observation, deterministic=True)[0]))
+    assert path.stat().st_size < 1_000_000
 
 
 class TestCommands:
@@ -247,6 +259,14 @@ class TestCommands:
         call("train", "--algo", "softdqn", "--env", "FrozenLake-v1", "-n", "96", "--eval-freq", "-1", *TINY)
         assert "Using 'default' hyperparameters" in capsys.readouterr().out
         assert SoftDQN.load("logs/softdqn/FrozenLake-v1_1/FrozenLake-v1.zip").num_timesteps == 96
+
+    def test_scores_of_agents_that_come_with_the_repository(self, call: Any, tmp_path: Path) -> None:
+        """``benchmark`` starts ``enjoy`` in a process of its own."""
+        shutil.copytree(AGENTS / "mirl" / "CartPole-v1_1", tmp_path / "agents" / "mirl" / "CartPole-v1_1")
+        call("benchmark", "--log-dir", "agents", "--benchmark-dir", "scores", "--no-hub", "-n", "1100", "--num-threads", "1")
+        *_, line = (tmp_path / "benchmark.md").read_text().splitlines()
+        algo, env_id, mean, _, _, _, episodes = line.replace(" ", "").strip("|").split("|")
+        assert (algo, env_id, mean, episodes) == ("mirl", "CartPole-v1", "500", "2")
 
     def test_help_and_version(self, call: Any, capsys: pytest.CaptureFixture[str]) -> None:
         call("--version")

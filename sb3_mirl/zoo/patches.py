@@ -1,10 +1,12 @@
 """Where the zoo and the hub's library need a push: for agents that only play, and for ``push_to_hub``."""
 
 import importlib
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 from rl_zoo3 import ALGOS
 
@@ -30,14 +32,15 @@ def _player(algorithm: type[GuardedOffPolicy]) -> type[GuardedOffPolicy]:
     return type(algorithm.__name__, (algorithm,), body)
 
 
-def score_with_enjoy() -> None:
-    """Let ``benchmark`` start our ``enjoy``: the zoo's starts a script ``enjoy.py``, which only its repository has."""
+def benchmark() -> None:
+    """Run the zoo's ``benchmark`` with our ``enjoy``: it starts a script ``enjoy.py``, which only the zoo's repository has."""
     call = subprocess.call
 
     def enjoy(command: Sequence[str]) -> int:
         return call([sys.executable, "-m", "sb3_mirl", "enjoy", *command[2:]])
 
-    subprocess.call = enjoy  # type: ignore[assignment]
+    with patch.object(subprocess, "call", enjoy):
+        runpy.run_module("rl_zoo3.benchmark", run_name="__main__", alter_sys=True)
 
 
 def restore_generate_metadata() -> None:
