@@ -7,7 +7,7 @@ Environment steps per second of training, side by side with SB3's DQN: same game
 The peers take turns, ``rounds`` times, each in a process of its own; the table gives medians, their ratio to SB3's DQN as
 installed (1 environment) and tuned (8 or more environments, one update per 4 steps), and the replay ratio measured. CPU time
 per step is that of the process, which other programs disturb less than the clock; less of it is better. Warm-up is not
-counted. Where the processor has no bfloat16, the peers that compute in it are left out.
+counted. Where the processor has no bfloat16, and with --env-id, the peers that compute in it are left out.
 On a GPU the figure shows steps per second, on the CPU ratios to SB3's tuned DQN; ``--plots-only`` draws it again.
 ``--scaling`` adds throughput against environments (1 to 128), batch size (16 to 512) and, with ``--env-id``, the width of the
 network (64 to 1024), SB3's tuned DQN beside ours; ``--memory`` the memory of a full replay buffer of 1e6 transitions.
@@ -18,6 +18,7 @@ import argparse
 import platform
 import resource
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -138,7 +139,7 @@ def peers(args: argparse.Namespace) -> dict[str, Callable[[], OffPolicyAlgorithm
         "ours DQN, fast, bfloat16": ours(args, SoftDQN, precision="bfloat16", **DQN_TARGET),
         "ours MIRL, fast, bfloat16": ours(args, MIRL, precision="bfloat16"),
     }
-    has_bfloat16 = computes_bfloat16(th.device(args.device))
+    has_bfloat16 = not args.env_id and computes_bfloat16(th.device(args.device))  # it is for convolutions
     return {name: make for name, make in all_peers.items() if has_bfloat16 or "bfloat16" not in name}
 
 
@@ -150,6 +151,7 @@ def measure(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, fl
 def train_for(args: argparse.Namespace, peer: str, seconds: float) -> dict[str, float]:
     if args.device == "cpu":
         th.set_num_threads(usable_cpus())
+    warnings.filterwarnings("ignore", message=".*cannot learn much")  # it is to be timed
     model, clock = peers(args)[peer](), Clock(seconds, 2 * args.warm_up)
     model.learn(10**9, callback=clock)
     result = clock.result()

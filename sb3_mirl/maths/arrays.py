@@ -73,3 +73,8 @@ def at_hand(x: Any) -> Any:
     if not isinstance(x, th.Tensor) or not x.is_cpu:
         return x
     return x.detach().numpy() if x.requires_grad else x.numpy()
+
+
+def to_array(x: Any) -> np.ndarray:
+    """Return the array of a tensor, wherever it is, and an array as it is."""
+    return x.detach().cpu().numpy() if isinstance(x, th.Tensor) else x

@@ -9,6 +9,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from torch.nn import functional as F
 
 from sb3_mirl.maths import kl_to_prior
+from sb3_mirl.maths.arrays import as_float64, at_hand, log_softmax
 
 
 class Losses(NamedTuple):
@@ -20,22 +21,6 @@ class Losses(NamedTuple):
     total: th.Tensor
 
 
-def divergence(distribution: Distribution, log_prob: th.Tensor, log_prior: th.Tensor | None) -> th.Tensor:
-    """
-    Return what the policy pays per unit of temperature at each state: KL(pi || rho), or without a reference policy minus
-    the entropy, and log pi(a|s) where that has no closed form.
-
-    :param distribution: SB3's, of N actions
-    :param log_prob: (N,) log pi(a|s) of the actions taken
-    :param log_prior: (A,) log rho(a), None for spaces without a reference policy
-    :return: (N,) in nats, float64
-    """
-    if log_prior is not None:
-        return kl_to_prior(action_log_probs(distribution), log_prior)
-    entropy: th.Tensor | None = distribution.entropy()
-    return (log_prob if entropy is None else -entropy).double()
-
-
 def action_log_probs(distribution: Distribution) -> th.Tensor:
     """
     Return log pi(a|s) of all actions.
@@ -45,6 +30,29 @@ def action_log_probs(distribution: Distribution) -> th.Tensor:
     """
     assert isinstance(distribution, CategoricalDistribution)
     return distribution.distribution.logits.double().log_softmax(-1)
+
+
+def rollout_log_probs(distribution: Distribution) -> Any:
+    """
+    Return log pi(a|s) of all actions, without a gradient.
+
+    :param distribution: SB3's categorical one
+    :return: (N, A) in float64: an array on the CPU, elsewhere a tensor
+    """
+    assert isinstance(distribution, CategoricalDistribution)
+    return log_softmax(as_float64(at_hand(distribution.distribution.logits.detach())))
+
+
+def negative_entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
+    """
+    Return what a policy without a reference policy pays per unit of temperature at each state.
+
+    :param distribution: SB3's, of N actions
+    :param log_prob: (N,) log pi(a|s) of the actions taken, which stands for minus the entropy where that has no closed form
+    :return: (N,) in nats
+    """
+    entropy: th.Tensor | None = distribution.entropy()
+    return log_prob if entropy is None else -entropy
 
 
 def policy_gradient_losses(

@@ -33,7 +33,8 @@ class RecordedRollouts(PriorRecord):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rollout_log_probs: th.Tensor | None = None  # (n_envs, A) log pi(a|s) at the states of the current actions
+        # (n_envs, A) log pi(a|s) at the states of the current actions, an array or a tensor
+        self.rollout_log_probs: np.ndarray | th.Tensor | None = None
 
     @property
     def prior(self) -> np.ndarray:

@@ -15,7 +15,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_mirl.common.arguments import check_choice, check_range, is_number
-from sb3_mirl.maths import entropy_bonus, floored_log_prior, uniform_log_prior
+from sb3_mirl.maths import entropy_bonus, floored_log_prior, kl_to_prior, uniform_log_prior
+from sb3_mirl.maths.arrays import at_hand, is_finite, namespace, to_array
 from sb3_mirl.soft_a2c import losses
 from sb3_mirl.soft_a2c.buffers import Costs, buffer_with_costs
 from sb3_mirl.soft_a2c.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -189,8 +190,8 @@ class SoftA2C(RecordedRollouts, A2C):
         """beta max_a Q(s, a) = max_a [beta V(s) + log(pi(a|s) / rho(a))], mean over environments; NaN before the first."""
         if self._rollout_values is None or self.rollout_log_probs is None or self.log_prior is None or self.ent_coef == 0:
             return math.nan
-        log_ratios = self.rollout_log_probs - self.log_prior
-        return (self.beta * self._rollout_values + log_ratios.amax(-1)).mean().item()
+        log_ratios = self.rollout_log_probs - at_hand(self.log_prior)
+        return (self.beta * at_hand(self._rollout_values) + namespace(log_ratios).amax(log_ratios, -1)).mean().item()
 
     @property
     def prior_weights(self) -> th.Tensor | None:
@@ -272,16 +273,18 @@ class SoftA2C(RecordedRollouts, A2C):
         :raises ValueError: if policy or values are not finite
         """
         buffer: Costs = step["rollout_buffer"]
-        with th.no_grad():
-            kl = losses.divergence(self.policy.action_dist, step["log_probs"], self.log_prior)
-            if self.log_prior is not None:
-                self.rollout_log_probs = losses.action_log_probs(self.policy.action_dist)
+        distribution, log_prior = self.policy.action_dist, self.log_prior
+        if log_prior is None:
+            kl = losses.negative_entropy(distribution, step["log_probs"])
+        else:
+            self.rollout_log_probs = losses.rollout_log_probs(distribution)
+            kl = kl_to_prior(self.rollout_log_probs, at_hand(log_prior))
         self._rollout_values = step["values"].flatten()
-        buffer.kl[buffer.pos] = kl.cpu().numpy()
-        buffer.costs[buffer.pos] = self.ent_coef * buffer.kl[buffer.pos]
-        ages = np.zeros(len(kl), dtype=int) if self._ages is None else self._ages + 1
+        paid = buffer.kl[buffer.pos] = to_array(kl)
+        buffer.costs[buffer.pos] = self.ent_coef * paid
+        ages = np.zeros(len(paid), dtype=int) if self._ages is None else self._ages + 1
         self._ages = np.where(cast(np.ndarray, self._last_episode_starts), 0, ages)
-        if not np.isfinite(buffer.kl[buffer.pos]).all() or not th.isfinite(self._rollout_values).all():
+        if not is_finite(paid) or not is_finite(at_hand(self._rollout_values)):
             raise ValueError(f"The policy or the values are not finite at step {self.num_timesteps}. Lower learning_rate.")
 
     def keeps_prior_record(self) -> bool:

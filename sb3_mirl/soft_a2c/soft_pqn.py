@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, kl_to_prior, linear_beta
+from sb3_mirl.maths.arrays import at_hand, is_finite
 from sb3_mirl.soft_a2c.buffers import Costs, SoftQDictRolloutBuffer, SoftQRolloutBuffer
 from sb3_mirl.soft_a2c.q_policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PQNPolicy
 from sb3_mirl.soft_a2c.recorded import RecordedRollouts
@@ -261,7 +262,7 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
         :raises ValueError: if Q-values are not finite
         """
         q = cast(th.Tensor, self.policy.rollout_q_values)
-        if not th.isfinite(q).all():
+        if not is_finite(at_hand(q)):
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
         self.rollout_log_probs = None
         if self.exploration == "boltzmann" or self.prior_callback is not None:
