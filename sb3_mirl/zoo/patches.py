@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
-from rl_zoo3 import ALGOS
+import gymnasium as gym
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3 import ALGOS, utils
 
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 
@@ -33,13 +35,25 @@ def _player(algorithm: type[GuardedOffPolicy]) -> type[GuardedOffPolicy]:
 
 
 def benchmark() -> None:
-    """Run the zoo's ``benchmark`` with our ``enjoy``: it starts a script ``enjoy.py``, which only the zoo's repository has."""
-    call = subprocess.call
+    """
+    Run the zoo's ``benchmark`` with our ``enjoy``, for it starts a script ``enjoy.py`` that only the zoo's repository has; and
+    for environments with a namespace as well, such as MinAtar's, whose "/" is "-" in the names of folders.
+    """
+    call, latest_run_id, saved_hyperparams = subprocess.call, utils.get_latest_run_id, utils.get_saved_hyperparams
 
     def enjoy(command: Sequence[str]) -> int:
         return call([sys.executable, "-m", "sb3_mirl", "enjoy", *command[2:]])
 
-    with patch.object(subprocess, "call", enjoy):
+    def hyperparams(path: str, **options: Any) -> Any:
+        for env_id in gym.registry:
+            path = path.replace(env_id, EnvironmentName(env_id)) if "/" in env_id else path
+        return saved_hyperparams(path, **options)
+
+    of_folders: dict[str, Any] = {
+        "get_latest_run_id": lambda path, env_id: latest_run_id(path, EnvironmentName(env_id)),
+        "get_saved_hyperparams": hyperparams,
+    }
+    with patch.object(subprocess, "call", enjoy), patch.multiple(utils, **of_folders):
         runpy.run_module("rl_zoo3.benchmark", run_name="__main__", alter_sys=True)
 
 
