@@ -8,15 +8,14 @@ Prints the median over rounds of the ratios within them; 1 is the parent's time.
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch as th
+from benchmark_throughput import Clock
 from stable_baselines3 import A2C, DDPG, DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_mirl import MIRL, VIREL, ContinuousSQL, SoftA2C, SoftDQN
@@ -63,22 +62,11 @@ GROUPS: dict[str, tuple[Callable[[], Any], dict[str, tuple[type[BaseAlgorithm], 
 }
 
 
-class Clock(BaseCallback):
-    """Ends a training after some CPU seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.end = time.process_time() + seconds
-
-    def _on_step(self) -> bool:
-        return time.process_time() < self.end
-
-
 def cost(model: BaseAlgorithm, seconds: float) -> float:
-    """Train for some CPU seconds and return those of a step."""
-    before, start = model.num_timesteps, time.process_time()
-    model.learn(10**9, Clock(seconds), reset_num_timesteps=False, log_interval=None)
-    return (time.process_time() - start) / (model.num_timesteps - before)
+    """Train for some seconds and return the CPU time of a step."""
+    clock = Clock(seconds, after=0)
+    model.learn(10**9, clock, reset_num_timesteps=False, log_interval=None)
+    return clock.result()["cpu_us_per_step"]
 
 
 def main() -> None:
@@ -86,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[""], help="groups with a class whose name contains one of these")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3, help="of the CPU, for each class in each round")
+    parser.add_argument("--seconds", type=float, default=3, help="for each class in each round")
     args = parser.parse_args()
     th.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*cannot learn much")

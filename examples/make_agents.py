@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from huggingface_sb3 import EnvironmentName
+
 from sb3_mirl.zoo import ALGORITHMS
 
 AGENTS = {  # environment steps, None for the budget of zoo_configs
@@ -38,12 +40,12 @@ def train(algo: str, env_id: str, steps: int | None, logs: Path) -> Path:
     command += ["-f", str(logs), "--eval-freq", "10000", "--eval-episodes", "20", "--n-eval-envs", "5", "--verbose", "0"]
     command += ["-n", str(steps)] if steps else []
     subprocess.run(command, check=True)
-    return max((logs / algo).glob(f"{env_id.replace('/', '-')}_*"), key=lambda folder: folder.stat().st_mtime)
+    return max((logs / algo).glob(f"{EnvironmentName(env_id)}_*"), key=lambda folder: folder.stat().st_mtime)
 
 
 def strip(run: Path, algo: str, env_id: str, folder: Path) -> None:
     """Keep hyperparameters, statistics of normalisation and the best model, without optimisers' moments and targets."""
-    name = env_id.replace("/", "-")
+    name = EnvironmentName(env_id)
     folder.mkdir(parents=True)
     shutil.copytree(run / name, folder / name)
     model: Any = ALGORITHMS[algo].algorithm.load(run / "best_model.zip", device="cpu")
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "agents")
     args = parser.parse_args()
     for (algo, env_id), steps in AGENTS.items():
-        folder = args.out / algo / f"{env_id.replace('/', '-')}_1"
+        folder = args.out / algo / f"{EnvironmentName(env_id)}_1"
         if (args.algo or algo, args.env or env_id) == (algo, env_id) and not folder.exists():
             print(algo, env_id, flush=True)
             strip(train(algo, env_id, steps, args.logs), algo, env_id, folder)

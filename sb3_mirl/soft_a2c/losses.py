@@ -9,7 +9,6 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from torch.nn import functional as F
 
 from sb3_mirl.maths import kl_to_prior
-from sb3_mirl.maths.arrays import as_float64, at_hand, log_softmax
 
 
 class Losses(NamedTuple):
@@ -30,17 +29,6 @@ def action_log_probs(distribution: Distribution) -> th.Tensor:
     """
     assert isinstance(distribution, CategoricalDistribution)
     return distribution.distribution.logits.double().log_softmax(-1)
-
-
-def rollout_log_probs(distribution: Distribution) -> Any:
-    """
-    Return log pi(a|s) of all actions, without a gradient.
-
-    :param distribution: SB3's categorical one
-    :return: (N, A) in float64: an array on the CPU, elsewhere a tensor
-    """
-    assert isinstance(distribution, CategoricalDistribution)
-    return log_softmax(as_float64(at_hand(distribution.distribution.logits.detach())))
 
 
 def negative_entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:

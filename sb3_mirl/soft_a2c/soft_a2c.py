@@ -277,7 +277,7 @@ class SoftA2C(RecordedRollouts, A2C):
         if log_prior is None:
             kl = losses.negative_entropy(distribution, step["log_probs"])
         else:
-            self.rollout_log_probs = losses.rollout_log_probs(distribution)
+            self.rollout_log_probs = at_hand(losses.action_log_probs(distribution))
             kl = kl_to_prior(self.rollout_log_probs, at_hand(log_prior))
         self._rollout_values = step["values"].flatten()
         paid = buffer.kl[buffer.pos] = to_array(kl)

@@ -20,7 +20,7 @@ from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
 from sb3_mirl.common.prior_callback import action_names
 from sb3_mirl.maths import boltzmann_log_probs, linear_beta
-from sb3_mirl.maths.arrays import at_hand, is_finite, namespace
+from sb3_mirl.maths.arrays import at_hand, is_finite, namespace, to_array
 from sb3_mirl.soft_dqn import update
 from sb3_mirl.soft_dqn.captured import CapturedUpdates
 from sb3_mirl.soft_dqn.defaults import Preset, choose, default_budget, doubts, sees_images, shown
@@ -373,8 +373,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         self._rollout_q = q = self._q_values(self._last_obs)
         beta = self.policy.beta
         self._rollout_beta = beta.item() if isinstance(q, np.ndarray) else beta.clone()
-        greedy = self.policy.greedy_actions(q)
-        actions = self._explore(greedy if isinstance(greedy, np.ndarray) else greedy.cpu().numpy())
+        actions = self._explore(to_array(self.policy.greedy_actions(q)))
         if not is_finite(q):
             raise ValueError(f"The Q-values are not finite at step {self.num_timesteps}. Lower learning_rate.")
         # on the CPU the update itself has refused them

@@ -1,4 +1,4 @@
-"""Where the zoo and the hub's library need a push: for agents that only play, and for ``push_to_hub``."""
+"""Where the zoo and the hub's library need a push: for agents that only play, ``benchmark`` and ``push_to_hub``."""
 
 import importlib
 import runpy
