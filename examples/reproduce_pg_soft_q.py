@@ -16,6 +16,7 @@ return of the last 100 training episodes, by environment steps and CPU seconds.
 """
 
 import argparse
+import itertools
 import math
 import shutil
 import time
@@ -63,37 +64,70 @@ DQN: dict[str, Any] = {  # schedules scaled to the budget, see `make_model`
 AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "naive": (SoftA2C, {**A2C, "entropy": "naive"}),
     "naive_bonus": (SoftA2C, {**A2C, "entropy": "naive", "entropy_bonus": True}),
-    "proper": (SoftA2C, A2C),
     "proper_bonus": (SoftA2C, {**A2C, "entropy_bonus": True}),
     "a2c_prior": (SoftA2C, {**A2C, "ent_coef": 0.1, "prior_lr": 5e-5}),
-    "a2c_uniform": (SoftA2C, {**A2C, "ent_coef": 0.1}),
     "pqn": (SoftPQN, PQN),
     "pqn_32": (SoftPQN, {**PQN, "n_minibatches": 16}),
     "pqn_uniform": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0}),
     "pqn_prior": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0, "prior_lr": 5e-5}),
     "dqn": (SoftDQN, DQN),
 }
-for tau in (0.01, 0.1, 0.3):
+TAUS, STEPS = (0.01, 0.1, 0.3), (1, 5)
+for tau in TAUS:
     pair = {**A2C, "ent_coef": tau}
     AGENTS[f"policy_gradient_{tau:g}"] = (SoftA2C, pair)
     AGENTS[f"soft_q_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q"})
     AGENTS[f"soft_q_theory_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q", "vf_coef": 1 / (2 * tau)})
-for n in (1, 5):
+for n in STEPS:
     AGENTS[f"hard_n{n}"] = (SoftDQN, {**DQN, "n_steps": n})
-    for tau in (0.01, 0.1):
+    for tau in TAUS[:2]:
         soft = {**DQN, "n_steps": n, "beta_init": 1 / tau}
         AGENTS[f"kl_{tau:g}_n{n}"] = (SoftDQN, soft)
         AGENTS[f"entropy_{tau:g}_n{n}"] = (SoftDQN, {**soft, "entropy_bonus": True})
-PARTS: dict[str, list[str]] = {
-    "figure1": ["naive", "proper", "naive_bonus", "proper_bonus"],
-    "figure2": [name for name in AGENTS if name.startswith(("hard_", "kl_", "entropy_"))],
-    "figure3": [name for name in AGENTS if name.startswith(("policy_gradient_", "soft_q_"))],
-    "prior": ["a2c_uniform", "a2c_prior", "pqn_uniform", "pqn_prior"],
-    "pqn": ["pqn", "pqn_32", "dqn"],
-    "pqn_seconds": ["pqn", "dqn"],
+PARTS: dict[str, dict[str, dict[str, str]]] = {
+    "figure1": {
+        "A2C, τ = 0.01": {
+            "naive": "naive entropy",
+            "policy_gradient_0.01": "proper, KL",
+            "naive_bonus": "naive entropy, bonus τ log |A|",
+            "proper_bonus": "proper, entropy",
+        }
+    },
+    "figure2": {
+        f"{n}-step targets": {
+            f"hard_n{n}": "hard",
+            **{f"kl_{tau:g}_n{n}": f"KL, τ = {tau:g}" for tau in TAUS[:2]},
+            **{f"entropy_{tau:g}_n{n}": f"entropy, τ = {tau:g}" for tau in TAUS[:2]},
+        }
+        for n in STEPS
+    },
+    "figure3": {
+        f"τ = {tau:g}": {
+            f"policy_gradient_{tau:g}": "policy gradient",
+            f"soft_q_{tau:g}": "soft Q-learning, vf_coef = 0.25",
+            f"soft_q_theory_{tau:g}": "soft Q-learning, vf_coef = 1 / (2τ)",
+        }
+        for tau in TAUS
+    },
+    "prior": {
+        "SoftA2C": {"policy_gradient_0.1": "uniform prior", "a2c_prior": "learned prior"},
+        "SoftPQN": {"pqn_uniform": "uniform prior", "pqn_prior": "learned prior"},
+    },
+    "pqn": {"equal steps": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128", "pqn_32": "SoftPQN, minibatches of 32"}},
+    "pqn_seconds": {"equal time": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128"}},
 }
+"""For each row of a figure its agents and their names in it; the first is the one with which the others are compared."""
 DQN_STEPS = 0.17
 """Environment steps of DQN that cost as much CPU time as one of SoftPQN with minibatches of 128 (``speed``)."""
+
+
+def rows_of(part: str, agents: list[str] | None) -> dict[str, dict[str, str]]:
+    """The rows of a figure, or what ``agents`` leaves of them with all others in a last one."""
+    if agents is None:
+        return PARTS[part]
+    rows = {title: {agent: row[agent] for agent in row if agent in agents} for title, row in PARTS[part].items()}
+    rows["others"] = {agent: agent for agent in agents if not any(agent in row for row in rows.values())}
+    return {title: row for title, row in rows.items() if row}
 
 
 class Curve(BaseCallback):
@@ -137,7 +171,7 @@ def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorith
         arguments["target_update_interval"] = min(4000, max(500, timesteps // 14))
     else:
         arguments["learning_rate"] = FloatSchedule(LinearSchedule(arguments["learning_rate"], 0.0, 1.0))
-    return cls("MlpPolicy", env, seed=seed, device="cpu", **arguments)  # type: ignore[call-arg,arg-type]
+    return cls("MlpPolicy", env, seed=seed, device="cpu", **arguments)
 
 
 def run(job: Run, timesteps: int, out: Path) -> None:
@@ -171,16 +205,16 @@ def train(job: Run, timesteps: int, folder: Path) -> None:
     print(f"{job.game} {job.agent} seed {job.seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()), flush=True)
 
 
-def read(out: Path, games: list[str], agents: list[str]) -> pd.DataFrame:
-    """All finished runs: game, agent, seed, timesteps, seconds, return."""
+def read(folders: dict[str, Path], games: list[str]) -> pd.DataFrame:
+    """All finished runs of agents, each in its folder: game, agent, seed, timesteps, seconds, return."""
     frames = [
-        pd.read_csv(path).assign(game=Run.of(path.parent).game, agent=Run.of(path.parent).agent, seed=Run.of(path.parent).seed)
+        pd.read_csv(path).assign(**Run.of(path.parent)._asdict())
         for game in games
-        for agent in agents
-        for path in sorted(out.glob(f"cells/{game}/{agent}/seed_*/curve.csv"))
+        for agent, folder in folders.items()
+        for path in sorted(folder.glob(f"cells/{game}/{agent}/seed_*/curve.csv"))
     ]
     if not frames:
-        raise SystemExit(f"No finished runs in {out}.")
+        raise SystemExit("There are no finished runs yet.")
     return pd.concat(frames, ignore_index=True)
 
 
@@ -199,38 +233,72 @@ def interval(scores: pd.Series) -> str:
     return format(statistics.mean(scores.to_numpy()), ".2f")
 
 
-def overlap(curves: pd.DataFrame) -> pd.DataFrame:
-    """Figure 3 as numbers: area of soft Q-learning minus that of the policy gradient, paired by the seeds that both have."""
-    area = curves.groupby(["game", "agent", "seed"])["return"].mean().unstack("agent")
-    rows = []
-    for name in area.columns:
-        if name.startswith("soft_q_"):
-            other = "policy_gradient_" + name.rsplit("_", 1)[1]
-            for game, difference in (area[name] - area[other]).dropna().groupby("game") if other in area else ():
-                rows.append([game, name, len(difference), interval(difference), area[other][game].mean()])
-    return pd.DataFrame(rows, columns=["game", "agent", "seeds", "difference", "policy_gradient"])
+def compare(curves: pd.DataFrame, rows: dict[str, dict[str, str]]) -> pd.DataFrame:
+    """
+    Areas of agents less those of the first in their row, paired by the seeds that both have in all games: in each game, and
+    over all games in units of the first's area, with the probability that a run of the agent has the larger area.
+    """
+    area = curves.groupby(["agent", "seed", "game"])["return"].mean().unstack("game")
+    table = []
+    for first, *others in rows.values():
+        for agent in others:
+            if not {first, agent} <= set(area.index.get_level_values("agent")):
+                continue
+            x, y = area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0)
+            if x.empty:
+                continue
+            won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)])
+            relative = ((x - y) / y.mean()).mean(axis=1)
+            table.append({
+                "agent": agent,
+                "less": first,
+                "seeds": len(x),
+                **{game: interval(x[game] - y[game]) for game in x},
+                "all, relative": interval(relative),
+                "P(larger)": format(won[f"{agent},{first}"], ".2f"),
+            })  # fmt: skip
+    return pd.DataFrame(table)
 
 
-def draw(curves: pd.DataFrame, path: Path) -> None:
-    """Mean over seeds of each agent, by steps and by CPU seconds, a row of axes for each game."""
+def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Path) -> None:
+    """
+    Return of the last 100 episodes: a column for each game; thin lines are single seeds.
+
+    :param rows: for each row of axes its agents, and their names
+    :param x: "timesteps" or "seconds"
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from sb3_mirl.plots import ACTION_COLOURS, step_axis
+
     games = list(curves["game"].unique())
-    figure, axes = plt.subplots(len(games), 2, figsize=(11, 3 * len(games)), squeeze=False, layout="constrained")
-    for row, game in zip(axes, games, strict=True):
-        for agent, runs in curves[curves["game"] == game].groupby("agent", sort=False):
-            points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")
-            mean, sem = points[["timesteps", "seconds", "return"]].mean(), points["return"].sem().fillna(0)
-            for axis, x in zip(row, ("timesteps", "seconds"), strict=True):
-                (line,) = axis.plot(mean[x], mean["return"], label=agent)
-                axis.fill_between(mean[x], mean["return"] - sem, mean["return"] + sem, color=line.get_color(), alpha=0.2)
-        row[0].set(title=game, xlabel="environment steps", ylabel="return of the last 100 episodes")
-        row[1].set(xlabel="CPU seconds")
-    axes[0, 0].legend(fontsize="small", frameon=False)
-    figure.savefig(path, dpi=130)
+    figure, axes = plt.subplots(
+        len(rows), len(games), figsize=(3 * len(games) + 0.5, 2.4 * len(rows) + 0.8), squeeze=False, layout="constrained",
+        sharex="col", sharey="col",
+    )  # fmt: skip
+    for line, (title, names) in zip(axes, rows.items(), strict=True):
+        for ax, game in zip(line, games, strict=True):
+            for colour, (agent, label) in zip(ACTION_COLOURS, names.items(), strict=False):
+                runs = curves[(curves["game"] == game) & (curves["agent"] == agent)]
+                points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")[[x, "return"]].mean()
+                for _, run_ in runs.groupby("seed"):
+                    ax.plot(run_[x], run_["return"], color=colour, linewidth=0.5, alpha=0.35)
+                ax.plot(points[x], points["return"], color=colour, label=label)
+            ax.spines[["top", "right"]].set_visible(False)
+            if line is axes[0]:
+                ax.set_title(game.replace("_", " "), loc="left")
+            if line is axes[-1] and x == "seconds":
+                ax.set_xlabel("CPU seconds")
+            elif line is axes[-1]:
+                step_axis(ax, float(runs["timesteps"].max()))
+        line[0].set_ylabel(f"{title}\nreturn")
+    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
@@ -300,24 +368,28 @@ def main() -> None:
         table.to_csv(args.out / "speed.csv")
         print(table.round(2).T.to_string())
         return
-    agents = args.agents or PARTS[args.part]
-    # one folder for each length: a run of another length is another run
-    out = args.out / f"{args.part}_{args.timesteps:g}"
+    rows = rows_of(args.part, args.agents)
+    agents = [agent for row in rows.values() for agent in row]
+    lengths = {
+        agent: int(args.timesteps * (DQN_STEPS if args.part == "pqn_seconds" and AGENTS[agent][0] is SoftDQN else 1))
+        for agent in agents
+    }
+    # a run of another length is another run; parts share the others
+    folders = {agent: args.out / f"{length}_steps" for agent, length in lengths.items()}
     if not args.plots_only:
-        for seed in range(args.seeds):
-            for game in args.games:
-                for agent in agents:
-                    shorter = args.part == "pqn_seconds" and AGENTS[agent][0] is SoftDQN
-                    run(Run(game, agent, seed), int(args.timesteps * (DQN_STEPS if shorter else 1)), out)
-    curves = read(out, args.games, agents)
+        for seed, game, agent in itertools.product(range(args.seeds), args.games, agents):
+            run(Run(game, agent, seed), lengths[agent], folders[agent])
+    curves = read(folders, args.games)
+    out = args.out / f"{args.part}_{args.timesteps:g}"
+    out.mkdir(exist_ok=True)
+    curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
     table = areas(curves)
     table.to_csv(out / "table.csv")
     print(table.round(2).to_string())
-    if args.part == "figure3":
-        differences = overlap(curves)
-        differences.to_csv(out / "overlap.csv", index=False)
-        print(differences.round(3).to_string(index=False))
-    draw(curves, out / f"{args.part}.png")
+    differences = compare(curves, rows)
+    differences.to_csv(out / "differences.csv", index=False)
+    print(differences.to_string(index=False))
+    draw(curves, rows, "seconds" if args.part == "pqn_seconds" else "timesteps", out / f"{args.part}.png")
     print(f"Tables and figure in {out}")
 
 

@@ -39,9 +39,12 @@ def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monke
     reproduce_pg_soft_q.main()
     out = tmp_path / "figure3_1200"
     assert set(pd.read_csv(out / "table.csv")["agent"]) == set(agents)
-    assert list(pd.read_csv(out / "overlap.csv")["agent"]) == ["soft_q_0.1"]
+    differences = pd.read_csv(out / "differences.csv").set_index("agent")
+    area = pd.read_csv(out / "curves.csv").groupby(["agent", "seed"])["return"].mean()
+    expected = (area["soft_q_0.1"] - area["policy_gradient_0.1"]).mean()
+    assert differences.loc["soft_q_0.1", "breakout"].startswith(f"{expected:.2f} [")
     assert (out / "figure3.png").stat().st_size > 10_000
-    curves = sorted(out.glob("cells/*/*/*/curve.csv"))
+    curves = sorted(tmp_path.glob("1200_steps/cells/*/*/*/curve.csv"))
     assert len(curves) == 2 * len(agents)
 
     before = [path.stat().st_mtime_ns for path in curves]
