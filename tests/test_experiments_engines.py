@@ -72,6 +72,26 @@ def test_a_killed_process_costs_nothing_but_time(ray: bool, tmp_path: Path, monk
         assert all((theirs[name] == value).all() for name, value in weights(tmp_path, run).items())
 
 
+@on_linux
+@pytest.mark.slow  # a quarter of a minute on an idle machine
+def test_ctrl_c_reaches_the_runs_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="pip install 'sb3-mirl[cluster]'")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    settings = replace(SETTINGS, timesteps=8_000_000, snapshot_every=8_000_000)
+
+    def interrupt() -> None:
+        while not (tmp_path / RUN.folder / work.PROGRESS).exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([RUN], MINATAR, settings, tmp_path, device="cpu", ray=True)
+    assert list((tmp_path / RUN.folder / "checkpoint").glob("checkpoint_*")) and not list(tmp_path.glob(".stop*"))
+    assert signal.getsignal(signal.SIGTERM) is before and not ray.is_initialized()
+
+
 def test_a_run_that_is_to_stop_saves_a_checkpoint_and_does_not_begin_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
