@@ -177,14 +177,15 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     )  # fmt: skip
     for column, env_id in enumerate(envs):
         for ax, (name, label) in zip(axes[:, column], QUANTITIES.items(), strict=True):
-            for colour, agent in enumerate(agents):
+            for number, agent in enumerate(agents):
                 runs = rows[(rows["env"] == env_id) & (rows["agent"] == agent)]
                 wide = runs.pivot(index="seed", columns="timesteps", values=name).dropna(axis="columns")
                 if not wide.empty:
                     mean, low, high = statistics.mean(wide.to_numpy())
-                    colours = {"color": ACTION_COLOURS[colour % len(ACTION_COLOURS)]}
-                    ax.plot(wide.columns, mean, label=agent, **colours)
-                    ax.fill_between(wide.columns, low, high, alpha=0.18, linewidth=0, **colours)
+                    turn, place = divmod(number, len(ACTION_COLOURS))
+                    colour = ACTION_COLOURS[place]
+                    ax.plot(wide.columns, mean, label=agent, color=colour, linestyle=("-", "--", ":")[turn % 3])
+                    ax.fill_between(wide.columns, low, high, alpha=0.18, linewidth=0, color=colour)
             ax.set_ylabel(label if column == 0 else "")
             if name == "temperature":
                 ax.set_yscale("log")
