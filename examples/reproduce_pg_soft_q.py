@@ -86,12 +86,8 @@ for n in STEPS:
         AGENTS[f"entropy_{tau:g}_n{n}"] = (SoftDQN, {**soft, "entropy_bonus": True})
 PARTS: dict[str, dict[str, dict[str, str]]] = {
     "figure1": {
-        "A2C, τ = 0.01": {
-            "naive": "naive entropy",
-            "policy_gradient_0.01": "proper, KL",
-            "naive_bonus": "naive entropy, bonus τ log |A|",
-            "proper_bonus": "proper, entropy",
-        }
+        "τ = 0.01": {"naive": "naive entropy", "policy_gradient_0.01": "proper entropy"},
+        "τ = 0.01, bonus τ log |A|": {"naive_bonus": "naive entropy", "proper_bonus": "proper entropy"},
     },
     "figure2": {
         f"{n}-step targets": {
@@ -236,9 +232,10 @@ def interval(scores: pd.Series) -> str:
 def compare(curves: pd.DataFrame, rows: dict[str, dict[str, str]]) -> pd.DataFrame:
     """
     Areas of agents less those of the first in their row, paired by the seeds that both have in all games: in each game, and
-    over all games in units of the first's area, with the probability that a run of the agent has the larger area.
+    over all games in units of the best agent's, with the probability that a run of the agent has the larger area.
     """
     area = curves.groupby(["agent", "seed", "game"])["return"].mean().unstack("game")
+    best = area.groupby("agent").mean().max()
     table = []
     for first, *others in rows.values():
         for agent in others:
@@ -248,13 +245,12 @@ def compare(curves: pd.DataFrame, rows: dict[str, dict[str, str]]) -> pd.DataFra
             if x.empty:
                 continue
             won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)])
-            relative = ((x - y) / y.mean()).mean(axis=1)
             table.append({
                 "agent": agent,
                 "less": first,
                 "seeds": len(x),
                 **{game: interval(x[game] - y[game]) for game in x},
-                "all, relative": interval(relative),
+                "all, of the best": interval(((x - y) / best).mean(axis=1)),
                 "P(larger)": format(won[f"{agent},{first}"], ".2f"),
             })  # fmt: skip
     return pd.DataFrame(table)
@@ -288,13 +284,12 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
                     ax.plot(run_[x], run_["return"], color=colour, linewidth=0.5, alpha=0.35)
                 ax.plot(points[x], points["return"], color=colour, label=label)
             ax.spines[["top", "right"]].set_visible(False)
-            if line is axes[0]:
-                ax.set_title(game.replace("_", " "), loc="left")
-            if line is axes[-1] and x == "seconds":
-                ax.set_xlabel("CPU seconds")
-            elif line is axes[-1]:
-                step_axis(ax, float(runs["timesteps"].max()))
         line[0].set_ylabel(f"{title}\nreturn")
+    for top, bottom, game in zip(axes[0], axes[-1], games, strict=True):
+        top.set_title(game.replace("_", " "), loc="left")
+        bottom.set_xlabel("CPU seconds")
+        if x == "timesteps":
+            step_axis(bottom, float(curves["timesteps"].max()))
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=110)
