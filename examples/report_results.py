@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from reproduce_many_actions import draw as draw_many_actions
 from reproduce_many_actions import gains as many_actions_gains
 from reproduce_many_actions import means as many_actions_means
+from reproduce_pg_soft_q import PARTS as ON_POLICY
+from reproduce_pg_soft_q import table as on_policy_table
 
 from sb3_mirl.experiments.results import last_scores, markdown
 from sb3_mirl.experiments.statistics import REPS, probability_of_improvement
@@ -80,6 +82,16 @@ def many_actions(runs: pd.DataFrame, reps: int) -> str:
     """Returns against the number of actions."""
     groups = runs.groupby(["task", "extra"])
     return "\n".join(many_actions_means(*key, group) + "\n" + many_actions_gains(group) for key, group in groups)
+
+
+def on_policy(runs: pd.DataFrame, reps: int) -> str:
+    """Policy gradients, soft Q-learning and PQN; intervals of :data:`REPS` resamples."""
+    return "\n".join(
+        on_policy_table(of_part, title, names)
+        for part, of_part in runs.groupby("part", sort=False)
+        for title, names in ON_POLICY[part].items()
+        if of_part["agent"].isin(names).any()
+    )
 
 
 def plan(snapshots: pd.DataFrame, reps: int) -> str:
@@ -157,6 +169,7 @@ SECTIONS: dict[str, tuple[Callable[[pd.DataFrame, int], str], str]] = {
     "parity": (parity, "parity.csv"),
     "rare_action": (rare_action, "rare_action.csv"),
     "many_actions": (many_actions, "many_actions.csv"),
+    "on_policy": (on_policy, "on_policy.csv"),
     "plan": (plan, "minatar_1e6.csv"),
 }
 

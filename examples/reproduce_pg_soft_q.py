@@ -11,8 +11,8 @@ gradient against soft Q-learning at three temperatures; `prior` a learned prior 
 CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Needs `pip install minatar`; `speed` also the ALE.
 
 Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
-share one --out: each run is done by one of them. Writes curve.csv for each run, and table.csv and <part>.png for the part:
-return of the last 100 training episodes, by environment steps and CPU seconds.
+share one --out: each run is done by one of them, and parts share runs. Writes curve.csv for each run, and runs.csv, table.md
+and <part>.png for the part: return of the last 100 training episodes.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from sb3_mirl.common.files import FolderInUse, claimed
 from sb3_mirl.envs.minatar import GAMES, MinAtarCNN
 from sb3_mirl.experiments import Run, statistics
 from sb3_mirl.experiments.games import make_minatar_env
+from sb3_mirl.experiments.results import markdown
 
 POINTS = 40
 """Of a learning curve."""
@@ -214,46 +215,52 @@ def read(folders: dict[str, Path], games: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean return over the whole run, and at its end: per game and agent the mean over seeds with its 95 % interval."""
-    runs = curves.groupby(["game", "agent", "seed"]).agg(
-        area=("return", "mean"), final=("return", "last"), seconds=("seconds", "last")
-    )
-    return runs.groupby(["game", "agent"]).agg(
-        seeds=("area", "size"), area=("area", interval), final=("final", interval), seconds=("seconds", "mean")
-    )
+def runs_of(curves: pd.DataFrame) -> pd.DataFrame:
+    """A line for each run: mean return over all of it (area), return at its end (final), and CPU seconds."""
+    runs = curves.groupby(["game", "agent", "seed"], sort=False)
+    return runs.agg(area=("return", "mean"), final=("return", "last"), seconds=("seconds", "last")).reset_index()
+
+
+def table(runs: pd.DataFrame, title: str, names: dict[str, str]) -> str:
+    """
+    One row of a figure as Markdown: for each game the areas, their differences from the first agent's, and the returns at
+    the end, as means over the seeds with 95 % intervals. Then the mean of the differences over games, in units of the
+    largest mean area of any agent, and the probability that a run has the larger area. Differences are paired by the seed.
+
+    :param runs: from :func:`runs_of`
+    :param title: of the row
+    :param names: of its agents
+    """
+    area, final = (runs.pivot(index=["agent", "seed"], columns="game", values=name) for name in ("area", "final"))
+    best = area.groupby("agent").mean().max()
+    first, *others = [agent for agent in names if agent in set(runs["agent"])]
+    cells: dict[str, dict[str, str]] = {}
+
+    def note(line: str, agent: str, text: str) -> None:
+        cells.setdefault(line, dict.fromkeys(names.values(), ""))[names[agent]] = text
+
+    pairs = {
+        agent: area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0)
+        for agent in others
+    }  # fmt: skip
+    for game in area:
+        for agent in (first, *others):
+            note(f"{game}", agent, interval(area.loc[agent][game].dropna()))
+        for agent, (x, y) in pairs.items():
+            note(f"{game}, difference", agent, interval(x[game] - y[game]))
+        for agent in (first, *others):
+            note(f"{game}, at the end", agent, interval(final.loc[agent][game].dropna()))
+    for agent, (x, y) in pairs.items():
+        won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)])
+        note("all games, difference", agent, interval(((x - y) / best).mean(axis=1)))
+        note("probability of a larger area", agent, format(won[f"{agent},{first}"], ".2f"))
+        note("seeds", agent, f"{len(x)}")
+    return markdown(pd.DataFrame(cells).T.rename_axis(title))
 
 
 def interval(scores: pd.Series) -> str:
     """Mean over the seeds [95 % interval of a bootstrap of the seeds]."""
     return format(statistics.mean(scores.to_numpy()), ".2f")
-
-
-def compare(curves: pd.DataFrame, rows: dict[str, dict[str, str]]) -> pd.DataFrame:
-    """
-    Areas of agents less those of the first in their row, paired by the seeds that both have in all games: in each game, and
-    over all games in units of the best agent's, with the probability that a run of the agent has the larger area.
-    """
-    area = curves.groupby(["agent", "seed", "game"])["return"].mean().unstack("game")
-    best = area.groupby("agent").mean().max()
-    table = []
-    for first, *others in rows.values():
-        for agent in others:
-            if not {first, agent} <= set(area.index.get_level_values("agent")):
-                continue
-            x, y = area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0)
-            if x.empty:
-                continue
-            won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)])
-            table.append({
-                "agent": agent,
-                "less": first,
-                "seeds": len(x),
-                **{game: interval(x[game] - y[game]) for game in x},
-                "all, of the best": interval(((x - y) / best).mean(axis=1)),
-                "P(larger)": format(won[f"{agent},{first}"], ".2f"),
-            })  # fmt: skip
-    return pd.DataFrame(table)
 
 
 def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Path) -> None:
@@ -359,9 +366,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.part == "speed":
         args.out.mkdir(parents=True, exist_ok=True)
-        table = speed(args.networks, args.seconds, args.rounds)
-        table.to_csv(args.out / "speed.csv")
-        print(table.round(2).T.to_string())
+        ratios = speed(args.networks, args.seconds, args.rounds)
+        ratios.to_csv(args.out / "speed.csv")
+        print(ratios.round(2).T.to_string())
         return
     rows = rows_of(args.part, args.agents)
     agents = [agent for row in rows.values() for agent in row]
@@ -377,15 +384,13 @@ def main() -> None:
     curves = read(folders, args.games)
     out = args.out / f"{args.part}_{args.timesteps:g}"
     out.mkdir(exist_ok=True)
-    curves.to_csv(out / "curves.csv", index=False, float_format="%.6g")
-    table = areas(curves)
-    table.to_csv(out / "table.csv")
-    print(table.round(2).to_string())
-    differences = compare(curves, rows)
-    differences.to_csv(out / "differences.csv", index=False)
-    print(differences.to_string(index=False))
+    runs = runs_of(curves)
+    runs.assign(part=args.part).to_csv(out / "runs.csv", index=False, float_format="%.5g")
+    text = "\n".join(table(runs, title, names) for title, names in rows.items())
+    (out / "table.md").write_text(text)
+    print(text)
     draw(curves, rows, "seconds" if args.part == "pqn_seconds" else "timesteps", out / f"{args.part}.png")
-    print(f"Tables and figure in {out}")
+    print(f"Table and figure in {out}")
 
 
 if __name__ == "__main__":

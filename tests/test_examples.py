@@ -38,11 +38,12 @@ def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monke
     monkeypatch.setattr(sys, "argv", ["reproduce_pg_soft_q.py", *arguments, *agents])
     reproduce_pg_soft_q.main()
     out = tmp_path / "figure3_1200"
-    assert set(pd.read_csv(out / "table.csv")["agent"]) == set(agents)
-    differences = pd.read_csv(out / "differences.csv").set_index("agent")
-    area = pd.read_csv(out / "curves.csv").groupby(["agent", "seed"])["return"].mean()
-    expected = (area["soft_q_0.1"] - area["policy_gradient_0.1"]).mean()
-    assert differences.loc["soft_q_0.1", "breakout"].startswith(f"{expected:.2f} [")
+    runs = pd.read_csv(out / "runs.csv").set_index(["agent", "seed"])
+    assert set(runs.index) == {(agent, seed) for agent in agents for seed in range(2)}
+    curve = pd.read_csv(tmp_path / "1200_steps" / "cells" / "breakout" / "soft_q_0.1" / "seed_1" / "curve.csv")
+    assert runs.loc[("soft_q_0.1", 1), "area"] == pytest.approx(curve["return"].mean(), rel=1e-4)
+    expected = (runs.loc["soft_q_0.1", "area"] - runs.loc["policy_gradient_0.1", "area"]).mean()
+    assert f"| breakout, difference |  | {expected:.2f} [" in (out / "table.md").read_text()
     assert (out / "figure3.png").stat().st_size > 10_000
     curves = sorted(tmp_path.glob("1200_steps/cells/*/*/*/curve.csv"))
     assert len(curves) == 2 * len(agents)
