@@ -12,7 +12,9 @@ CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Nee
 
 Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
 share one --out: each run is done by one of them, and parts share runs. Writes curve.csv for each run, and runs.csv, table.md
-and <part>.png for the part: return of the last 100 training episodes.
+and <part>.png for the part: return of the last 100 training episodes. To go on from the runs of the results page:
+
+    mkdir -p results/pg_soft_q && tar xzf examples/runs/pg_soft_q.tar.gz -C results/pg_soft_q
 """
 
 import argparse
@@ -88,7 +90,7 @@ for n in STEPS:
 PARTS: dict[str, dict[str, dict[str, str]]] = {
     "figure1": {
         "τ = 0.01": {"naive": "naive entropy", "policy_gradient_0.01": "proper entropy"},
-        "τ = 0.01, bonus τ log |A|": {"naive_bonus": "naive entropy", "proper_bonus": "proper entropy"},
+        "τ = 0.01, bonus τ log A": {"naive_bonus": "naive entropy", "proper_bonus": "proper entropy"},
     },
     "figure2": {
         f"{n}-step targets": {
@@ -195,7 +197,7 @@ def train(job: Run, timesteps: int, folder: Path) -> None:
         raise SystemExit("Interrupted: the same command goes on from here.")
     curve._on_rollout_start()
     pd.DataFrame(curve.rows).to_csv(folder / "curve.csv", index=False)
-    if getattr(model, "prior_callback", None) is not None:
+    if getattr(model, "prior_lr", 0) > 0:
         model.prior_callback.save(folder / "prior_history.npz")
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     last = curve.rows[-1]

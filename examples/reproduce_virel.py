@@ -12,7 +12,11 @@ such as the sensitivity to the one constant that the paper leaves out, and to ho
         virel:residual_scale=0.1,residual_estimator=double
 
 Finished runs are kept and a killed one goes on from its last snapshot: the same command continues, on the CPU to the last
-bit; several commands may work on one folder. Each snapshot is evaluated on 10 episodes with the deterministic policy.
+bit; several commands may work on one folder. To go on from the runs of the results page:
+
+    mkdir -p results/virel && tar xzf examples/runs/virel.tar.gz -C results/virel
+
+Each snapshot is evaluated on 10 episodes with the deterministic policy.
 
 Writes to --out: runs.csv, table.md (mean over seeds with 95 % intervals, last and best snapshot), and curves.png with the
 return, T and the entropy of the policy against steps.
