@@ -23,7 +23,7 @@ from reproduce_many_actions import draw as draw_many_actions
 from reproduce_many_actions import gains as many_actions_gains
 from reproduce_many_actions import means as many_actions_means
 from reproduce_pg_soft_q import PARTS as ON_POLICY
-from reproduce_pg_soft_q import table as on_policy_table
+from reproduce_pg_soft_q import tables as on_policy_tables
 
 from sb3_mirl.experiments.results import last_scores, markdown
 from sb3_mirl.experiments.statistics import REPS, probability_of_improvement
@@ -85,13 +85,9 @@ def many_actions(runs: pd.DataFrame, reps: int) -> str:
 
 
 def on_policy(runs: pd.DataFrame, reps: int) -> str:
-    """Policy gradients, soft Q-learning and PQN; intervals of :data:`REPS` resamples."""
-    return "\n".join(
-        on_policy_table(of_part, title, names)
-        for part, of_part in runs.groupby("part", sort=False)
-        for title, names in ON_POLICY[part].items()
-        if of_part["agent"].isin(names).any()
-    )
+    """Policy gradients, soft Q-learning and PQN."""
+    parts = runs.groupby("part", sort=False)
+    return "\n".join(on_policy_tables(of_part, ON_POLICY[part], reps) for part, of_part in parts)
 
 
 def plan(snapshots: pd.DataFrame, reps: int) -> str:

@@ -223,7 +223,13 @@ def runs_of(curves: pd.DataFrame) -> pd.DataFrame:
     return runs.agg(area=("return", "mean"), final=("return", "last"), seconds=("seconds", "last")).reset_index()
 
 
-def table(runs: pd.DataFrame, title: str, names: dict[str, str]) -> str:
+def tables(runs: pd.DataFrame, rows: dict[str, dict[str, str]], reps: int = statistics.REPS) -> str:
+    """The rows of a figure, as :func:`table` writes them; those without a finished run are left out."""
+    present = set(runs["agent"])
+    return "\n".join(table(runs, title, names, reps) for title, names in rows.items() if present & names.keys())
+
+
+def table(runs: pd.DataFrame, title: str, names: dict[str, str], reps: int) -> str:
     """
     One row of a figure as Markdown: for each game the areas, their differences from the first agent's, and the returns at
     the end, as means over the seeds with 95 % intervals. Then the mean of the differences over games, in units of the
@@ -232,6 +238,7 @@ def table(runs: pd.DataFrame, title: str, names: dict[str, str]) -> str:
     :param runs: from :func:`runs_of`
     :param title: of the row
     :param names: of its agents
+    :param reps: resamples of each bootstrap
     """
     area, final = (runs.pivot(index=["agent", "seed"], columns="game", values=name) for name in ("area", "final"))
     best = area.groupby("agent").mean().max()
@@ -241,28 +248,25 @@ def table(runs: pd.DataFrame, title: str, names: dict[str, str]) -> str:
     def note(line: str, agent: str, text: str) -> None:
         cells.setdefault(line, dict.fromkeys(names.values(), ""))[names[agent]] = text
 
-    pairs = {
-        agent: area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0)
-        for agent in others
-    }  # fmt: skip
+    pairs = {agent: area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0) for agent in others}
     for game in area:
         for agent in (first, *others):
-            note(f"{game}", agent, interval(area.loc[agent][game].dropna()))
+            note(f"{game}", agent, interval(area.loc[agent][game].dropna(), reps))
         for agent, (x, y) in pairs.items():
-            note(f"{game}, difference", agent, interval(x[game] - y[game]))
+            note(f"{game}, difference", agent, interval(x[game] - y[game], reps))
         for agent in (first, *others):
-            note(f"{game}, at the end", agent, interval(final.loc[agent][game].dropna()))
+            note(f"{game}, at the end", agent, interval(final.loc[agent][game].dropna(), reps))
     for agent, (x, y) in pairs.items():
-        won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)])
-        note("all games, difference", agent, interval(((x - y) / best).mean(axis=1)))
+        won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)], reps)
+        note("all games, difference", agent, interval(((x - y) / best).mean(axis=1), reps))
         note("probability of a larger area", agent, format(won[f"{agent},{first}"], ".2f"))
         note("seeds", agent, f"{len(x)}")
     return markdown(pd.DataFrame(cells).T.rename_axis(title))
 
 
-def interval(scores: pd.Series) -> str:
+def interval(scores: pd.Series, reps: int) -> str:
     """Mean over the seeds [95 % interval of a bootstrap of the seeds]."""
-    return format(statistics.mean(scores.to_numpy()), ".2f")
+    return format(statistics.mean(scores.to_numpy(), reps), ".2f")
 
 
 def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Path) -> None:
@@ -388,7 +392,7 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     runs = runs_of(curves)
     runs.assign(part=args.part).to_csv(out / "runs.csv", index=False, float_format="%.5g")
-    text = "\n".join(table(runs, title, names) for title, names in rows.items())
+    text = tables(runs, rows)
     (out / "table.md").write_text(text)
     print(text)
     draw(curves, rows, "seconds" if args.part == "pqn_seconds" else "timesteps", out / f"{args.part}.png")
