@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -50,6 +50,12 @@ class Final(NamedTuple):
     iqm: dict[str, statistics.Estimate]
     improvements: dict[str, statistics.Estimate]  # "mirl,<agent>": probability that a run of MIRL is better
     caption: str
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of a line among many: the palette is repeated with other dashes."""
+    turn, place = divmod(number, len(plots.ACTION_COLOURS))
+    return {"color": plots.ACTION_COLOURS[place], "linestyle": ("-", "--", ":")[turn % 3]}
 
 
 def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing: float = 1.0) -> Results:

@@ -276,12 +276,10 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
     :param rows: for each row of axes its agents, and their names
     :param x: "timesteps" or "seconds"
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from _figures import line_style  # which draws to files only
 
-    from sb3_mirl.plots import ACTION_COLOURS, step_axis
+    from sb3_mirl.plots import step_axis
 
     games = list(curves["game"].unique())
     figure, axes = plt.subplots(
@@ -290,12 +288,13 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
     )  # fmt: skip
     for line, (title, names) in zip(axes, rows.items(), strict=True):
         for ax, game in zip(line, games, strict=True):
-            for colour, (agent, label) in zip(ACTION_COLOURS, names.items(), strict=False):
+            for number, (agent, label) in enumerate(names.items()):
+                style = line_style(number)
                 runs = curves[(curves["game"] == game) & (curves["agent"] == agent)]
                 points = runs.assign(point=runs.groupby("seed").cumcount()).groupby("point")[[x, "return"]].mean()
                 for _, run_ in runs.groupby("seed"):
-                    ax.plot(run_[x], run_["return"], color=colour, linewidth=0.5, alpha=0.35)
-                ax.plot(points[x], points["return"], color=colour, label=label)
+                    ax.plot(run_[x], run_["return"], **style, linewidth=0.5, alpha=0.35)
+                ax.plot(points[x], points["return"], **style, label=label)
             ax.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel(f"{title}\nreturn")
     for top, bottom, game in zip(axes[0], axes[-1], games, strict=True):

@@ -167,13 +167,11 @@ def table(rows: pd.DataFrame) -> str:
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """Return, T and entropy against steps: one column per environment; mean over the seeds, 95 % bootstrap interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from _figures import line_style  # which draws to files only
 
     from sb3_mirl.experiments import statistics
-    from sb3_mirl.plots import ACTION_COLOURS, step_axis
+    from sb3_mirl.plots import step_axis
 
     envs, agents = list(dict.fromkeys(rows["env"])), list(dict.fromkeys(rows["agent"]))
     figure, axes = plt.subplots(
@@ -186,10 +184,8 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
                 wide = runs.pivot(index="seed", columns="timesteps", values=name).dropna(axis="columns")
                 if not wide.empty:
                     mean, low, high = statistics.mean(wide.to_numpy())
-                    turn, place = divmod(number, len(ACTION_COLOURS))
-                    colour = ACTION_COLOURS[place]
-                    ax.plot(wide.columns, mean, label=agent, color=colour, linestyle=("-", "--", ":")[turn % 3])
-                    ax.fill_between(wide.columns, low, high, alpha=0.18, linewidth=0, color=colour)
+                    (line,) = ax.plot(wide.columns, mean, label=agent, **line_style(number))
+                    ax.fill_between(wide.columns, low, high, alpha=0.18, linewidth=0, color=line.get_color())
             ax.set_ylabel(label if column == 0 else "")
             if name == "temperature":
                 ax.set_yscale("log")
