@@ -1,10 +1,6 @@
 """What the route model's tests compare with: paths counted one by one, and dense linear algebra."""
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -122,13 +118,3 @@ def trips(model, n: int, seed: int) -> list[np.ndarray]:
         if origin != destination:
             paths += model.sample(origin, destination, 1, seed=int(generator.integers(2**31)))
     return paths
-
-
-def example(name: str) -> ModuleType:
-    """A module of ``examples/``."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "examples" / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]

@@ -1,7 +1,7 @@
 """ContinuousSQL's runs: resumed bit for bit, logged, exported, short runs' values, the RL Zoo's commands, the example."""
 
 import copy
-import importlib.util
+import importlib
 import inspect
 import os
 import pickle
@@ -113,21 +113,10 @@ class TestShortRuns:
 # The examples
 
 
-def example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Its functions."""
-    folder = Path(__file__).parents[1] / "examples"
-    monkeypatch.syspath_prepend(str(folder))
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_example(tmp_path: Path) -> None:
     """From training to the picture, and that a second call only shows what is there."""
     pytest.importorskip("rliable", reason="pip install 'sb3-mirl[plots]'")
-    module = example("reproduce_multigoal", monkeypatch)
+    module = importlib.import_module("reproduce_multigoal")
     run = module.folder_of(tmp_path, "sql", 0)
     assert module.run(run, "sql", 0, 240) == "done" and module.run(run, "sql", 0, 240) == "was done"
     assert module.run(module.folder_of(tmp_path, "ddpg", 0), "ddpg", 0, 120) == "done"
@@ -144,8 +133,8 @@ def test_the_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "| sql | 2 | 1 / 2 / 2 | 0.175 (0.100) | 4.0 | 0.300 | -200 ± 14 | 10.0 |  |" in table
 
 
-def test_the_exact_q_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = example("reproduce_multigoal", monkeypatch)
+def test_the_exact_q_of_the_example() -> None:
+    module = importlib.import_module("reproduce_multigoal")
     solution = solve(10.0, spacing=0.5, n_actions=11)
     position = np.array([[1.3, -0.7], [4.2, 0.4]])
     velocity = np.stack(np.meshgrid(solution.actions, solution.actions, indexing="ij"), -1).reshape(-1, 2)
@@ -157,7 +146,7 @@ def test_the_exact_q_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fine_tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("rliable", reason="pip install 'sb3-mirl[plots]'")
-    module = example("finetune_multigoal", monkeypatch)
+    module = importlib.import_module("finetune_multigoal")
     monkeypatch.setattr(module, "budget", lambda algo, env: 150)
     rows = []
     for agent in module.AGENTS:

@@ -16,8 +16,7 @@ pytest.importorskip("rliable", reason="pip install '.[plots]'")
 
 
 @pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def pictures() -> Any:
     import _demo_pictures
 
     return _demo_pictures

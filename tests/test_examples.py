@@ -30,7 +30,6 @@ def test_what_a_script_imports_exists(script: Path) -> None:
 
 def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("minatar")
-    monkeypatch.syspath_prepend(EXAMPLES)
     import reproduce_pg_soft_q
 
     agents = ["policy_gradient_0.1", "soft_q_0.1", "dqn", "pqn_prior"]

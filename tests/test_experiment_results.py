@@ -107,7 +107,6 @@ def test_wider_levels_give_wider_intervals() -> None:
 
 
 def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "argv", ["report_results.py", *map(str, arguments), "--reps", "50"])
     runpy.run_path(str(EXAMPLES / "report_results.py"), run_name="__main__")
     return capsys.readouterr().out
@@ -196,7 +195,6 @@ def test_what_has_not_been_run_is_said_in_one_sentence(
 ) -> None:
     script, *arguments = line.format(tmp_path).split()
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    monkeypatch.syspath_prepend(EXAMPLES)
     with pytest.raises(SystemExit, match=re.escape(message.format(tmp_path))):
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 
@@ -255,9 +253,8 @@ def test_a_prior_without_a_history_yet_is_left_out(tmp_path: Path) -> None:
     assert tuple(row) == ("g", "mirl", 0, 8, "prior", 2, 0.5, 2.5, 1)
 
 
-def drawn_from(monkeypatch: pytest.MonkeyPatch, snapshots: pd.DataFrame, priors: pd.DataFrame) -> Any:
+def drawn_from(snapshots: pd.DataFrame, priors: pd.DataFrame) -> Any:
     """The examples' module of figures, with the CSVs of an experiment."""
-    monkeypatch.syspath_prepend(EXAMPLES)
     import _figures
 
     games = list(snapshots["game"].unique())
@@ -275,23 +272,23 @@ def some_snapshots(game: str, agents: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["game", "agent", "seed", "timesteps", "exploration", "score", "training_score"])
 
 
-def test_every_coloured_curve_of_a_prior_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_coloured_curve_of_a_prior_is_named() -> None:
     names = ["NOOP", "LEFT", "UP", "RIGHT", "DOWN", "FIRE"]
-    figures, six = drawn_from(monkeypatch, some_snapshots("g", ["mirl"]), a_prior("g", "mirl", names))
+    figures, six = drawn_from(some_snapshots("g", ["mirl"]), a_prior("g", "mirl", names))
     ax = figures.priors(six).axes[0]
     assert {text.get_text() for text in ax.texts} == set(names)
     colours = {line.get_color() for line in ax.lines[1:]}
     assert colours == {text.get_color() for text in ax.texts} == set(plots.ACTION_COLOURS)
     many = [f"A{i}" for i in range(18)]
-    figures, eighteen = drawn_from(monkeypatch, some_snapshots("g", ["mirl"]), a_prior("g", "mirl", many))
+    figures, eighteen = drawn_from(some_snapshots("g", ["mirl"]), a_prior("g", "mirl", many))
     ax = figures.priors(eighteen).axes[0]
     assert {line.get_color() for line in ax.lines[1:]} - {text.get_color() for text in ax.texts} == {"#8a8a85"}, "grey"
 
 
-def test_the_rare_actions_figure_has_labels_and_its_legend_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rare_actions_figure_has_labels_and_its_legend_outside() -> None:
     agents = ["dqn", "mirl", "mirl_mix"]
     priors = pd.concat([a_prior("g", agent, ["LEFT", "RIGHT", "PUSH"]) for agent in agents[1:]])
-    figures, csvs = drawn_from(monkeypatch, some_snapshots("g", agents), priors)
+    figures, csvs = drawn_from(some_snapshots("g", agents), priors)
     figure = figures.rare_action(csvs, "g", "PUSH")
     assert [ax.get_ylabel() for ax in figure.axes] == ["return of the last 100 episodes", "ρ(PUSH)"]
     assert all(ax.get_legend() is None for ax in figure.axes), "it would lie on the curves"
@@ -302,9 +299,9 @@ def test_the_rare_actions_figure_has_labels_and_its_legend_outside(monkeypatch: 
         assert (15 < hue < 45) is agent.startswith("mirl"), "MIRL and its variants are orange, nothing else is"
 
 
-def test_curves_of_games_go_as_far_as_all_seeds_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_of_games_go_as_far_as_all_seeds_have_come() -> None:
     snapshots = some_snapshots("g", ["sql"]).iloc[:-1]
-    figures, csvs = drawn_from(monkeypatch, snapshots, a_prior("g", "mirl", ["A"]))
+    figures, csvs = drawn_from(snapshots, a_prior("g", "mirl", ["A"]))
     *seeds, line = figures.game_curves(csvs, ["sql"]).axes[0].lines
     assert [list(seed.get_ydata()) for seed in seeds] == [[50], [51]], "every seed is a thin line"
     assert line.get_xdata().tolist() == [50] and line.get_ydata().tolist() == [50.5]

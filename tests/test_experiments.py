@@ -335,9 +335,8 @@ def test_evaluation_does_not_change_training(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch) -> Any:
+def command_line() -> Any:
     """The module that the examples share."""
-    monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module("_command_line")
 
 

@@ -25,7 +25,6 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs one of the examples in this process."""
 
     def run(script: str, *arguments: Any) -> None:
-        monkeypatch.syspath_prepend(EXAMPLES)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from _city import make_city  # of the examples
 
 from sb3_mirl.irl import ActionBased, MaxEntRouteChoice, MaxMargin, RoadNetwork, ShortestPath, baselines, evaluate_routes
 from sb3_mirl.irl.destination_graphs import Graphs
@@ -11,7 +12,7 @@ from sb3_mirl.irl.objective import RouteLikelihood
 from sb3_mirl.irl.optimise import minimise
 from sb3_mirl.irl.trips import read_trips
 from sb3_mirl.irl.weights import feature_scales, start_weights
-from tests.irl_oracles import example, grid, identity_network, random_cyclic, trips
+from tests.irl_oracles import grid, identity_network, random_cyclic, trips
 
 THETA = np.array([-1.8, -1.0, -0.5, -0.2])
 
@@ -73,7 +74,7 @@ def test_the_errors_say_how_far_the_weights_are_off():
 
 
 def test_twenty_correlated_features_take_less_than_fifty_gradients():
-    city = example("_city").make_city(600, seed=3)
+    city = make_city(600, seed=3)
     truth = MaxEntRouteChoice.from_weights(city.network, city.weights)
     generator = np.random.default_rng(0)
     destinations = generator.choice(city.network.n_states, 12, replace=False)

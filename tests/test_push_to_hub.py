@@ -1,6 +1,5 @@
 """``examples/push_to_hub.py`` without a network: what would be uploaded, and that the zoo can take it back."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -20,17 +19,14 @@ from rl_zoo3 import ALGOS, load_from_hub
 from sb3_mirl import MIRL
 from sb3_mirl.__main__ import main
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 COMMAND = ["--env", "CartPole-v1", "-f", "logs", "-orga", "someone"]
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("push_to_hub", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import push_to_hub
+
+    return push_to_hub
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """VIREL's runs: resumed bit for bit, logged, and by the RL Zoo's commands."""
 
 import copy
-import importlib.util
 import inspect
 import os
 import pickle
@@ -127,12 +126,9 @@ def example() -> Any:
     """The example's functions."""
     pytest.importorskip("rl_zoo3", reason="pip install '.[zoo]'")
     pytest.importorskip("rliable", reason="pip install '.[plots]'")
-    script = Path(__file__).parents[1] / "examples" / "reproduce_virel.py"
-    spec = importlib.util.spec_from_file_location("reproduce_virel", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import reproduce_virel
+
+    return reproduce_virel
 
 
 def test_the_example_goes_on(example: Any, tmp_path: Path) -> None:
