@@ -7,8 +7,9 @@ against DQN.
 
 The parts: `figure1` A2C with naive and proper entropy; `figure2` DQN with hard, KL and entropy targets; `figure3` policy
 gradient against soft Q-learning at three temperatures; `prior` a learned prior against the uniform one, for both classes;
-`pqn` SoftPQN against DQN at an equal number of steps, and `pqn_seconds` at about equal CPU time; `speed` environment steps per
-CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Needs `pip install minatar`; `speed` also the ALE.
+`pqn` SoftPQN against DQN at an equal number of steps, and `pqn_seconds` at about equal CPU time; `atari` the same in Atari's
+Breakout; `speed` environment steps per CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Needs
+`pip install minatar`; `atari` and `speed` also the ALE.
 
 Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
 share one --out: each run is done by one of them, and parts share runs. Writes curve.csv for each run, and runs.csv, table.md
@@ -30,6 +31,7 @@ import pandas as pd
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
 from sb3_mirl.common.files import FolderInUse, claimed
@@ -64,6 +66,16 @@ DQN: dict[str, Any] = {  # schedules scaled to the budget, see `make_model`
     "exploration_final_eps": 0.05,
     "policy_kwargs": NETWORK,
 }
+ATARI_PQN: dict[str, Any] = {"n_envs": 16, "n_minibatches": 4, "learning_rate": 2.5e-4, "exploration_final_eps": 0.01}
+ATARI_DQN: dict[str, Any] = {  # the zoo's, schedules scaled to the budget
+    "n_envs": 8,
+    "learning_rate": 1e-4,
+    "buffer_size": 100_000,
+    "beta_schedule": "constant",
+    "beta_init": math.inf,
+    "exploration_fraction": 0.1,
+    "exploration_final_eps": 0.01,
+}
 AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "naive": (SoftA2C, {**A2C, "entropy": "naive"}),
     "naive_bonus": (SoftA2C, {**A2C, "entropy": "naive", "entropy_bonus": True}),
@@ -74,6 +86,8 @@ AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "pqn_uniform": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0}),
     "pqn_prior": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0, "prior_lr": 5e-5}),
     "dqn": (SoftDQN, DQN),
+    "atari_pqn": (SoftPQN, ATARI_PQN),
+    "atari_dqn": (SoftDQN, ATARI_DQN),
 }
 TAUS, STEPS = (0.01, 0.1, 0.3), (1, 5)
 for tau in TAUS:
@@ -114,10 +128,11 @@ PARTS: dict[str, dict[str, dict[str, str]]] = {
     },
     "pqn": {"equal steps": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128", "pqn_32": "SoftPQN, minibatches of 32"}},
     "pqn_seconds": {"equal time": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128"}},
+    "atari": {"equal time": {"atari_dqn": "DQN", "atari_pqn": "SoftPQN, minibatches of 128"}},
 }
 """For each row of a figure its agents and their names in it; the first is the one with which the others are compared."""
-DQN_STEPS = 0.17
-"""Environment steps of DQN that cost as much CPU time as one of SoftPQN with minibatches of 128 (``speed``)."""
+DQN_STEPS = {"pqn_seconds": 0.17, "atari": 0.27}
+"""For each part at equal time, environment steps of DQN that cost as much as one of SoftPQN (``speed``)."""
 
 
 def rows_of(part: str, agents: list[str] | None) -> dict[str, dict[str, str]]:
@@ -161,16 +176,25 @@ class Curve(BaseCallback):
         return True
 
 
+def environments(game: str, n_envs: int, seed: int) -> VecEnv:
+    """Copies of a game of MinAtar or, for any other name, of Atari."""
+    if game in GAMES:
+        return make_minatar_env(game, n_envs, seed, True)
+    from sb3_mirl.envs import AtariVecEnv  # without the ALE, MinAtar can be played
+
+    return AtariVecEnv(game, n_envs, seed, num_threads=1)
+
+
 def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorithm:
     """The agent in its games."""
     cls, arguments = AGENTS[agent][0], dict(AGENTS[agent][1])
-    env = make_minatar_env(game, arguments.pop("n_envs"), seed, True)
+    env = environments(game, arguments.pop("n_envs"), seed)
     if cls is SoftDQN:
         arguments["learning_starts"] = max(500, timesteps // 28)
         arguments["target_update_interval"] = min(4000, max(500, timesteps // 14))
     else:
         arguments["learning_rate"] = FloatSchedule(LinearSchedule(arguments["learning_rate"], 0.0, 1.0))
-    return cls("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+    return cls("MlpPolicy" if game in GAMES else "CnnPolicy", env, seed=seed, device="cpu", **arguments)
 
 
 def run(job: Run, timesteps: int, out: Path) -> None:
@@ -187,15 +211,15 @@ def run(job: Run, timesteps: int, out: Path) -> None:
 def train(job: Run, timesteps: int, folder: Path) -> None:
     checkpoint, curve = ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1), Curve(timesteps // POINTS)
     if checkpoint.exists():
-        model = resume(
-            folder / "checkpoint", make_minatar_env(job.game, AGENTS[job.agent][1]["n_envs"], job.seed, True), "cpu"
-        )
+        model = resume(folder / "checkpoint", environments(job.game, AGENTS[job.agent][1]["n_envs"], job.seed), "cpu")
     else:
         model = make_model(job.agent, job.game, job.seed, timesteps)
     model.learn(timesteps, callback=[curve, checkpoint], log_interval=10**9)
     if checkpoint.interrupted:
         raise SystemExit("Interrupted: the same command goes on from here.")
     curve._on_rollout_start()
+    if not curve.rows:
+        raise SystemExit(f"{job.game} {job.agent}: no episode ended within {timesteps} steps: raise --timesteps.")
     pd.DataFrame(curve.rows).to_csv(folder / "curve.csv", index=False)
     if getattr(model, "prior_lr", 0) > 0:
         model.prior_callback.save(folder / "prior_history.npz")
@@ -315,13 +339,15 @@ def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
     th.set_num_threads(1)
     rows = []
     for name in networks:
-        policy, environments = NETWORKS[name]
-        network = {"policy_kwargs": NETWORK} if policy == "MlpPolicy" else {}
-        hard = {"beta_schedule": "constant", "beta_init": math.inf, "learning_starts": 200, "buffer_size": 10_000}
+        policy, game, network = NETWORKS[name]
+        common = {"seed": 0, "device": "cpu", **network}
+        hard = {"beta_schedule": "constant", "beta_init": math.inf, "learning_starts": 200, "buffer_size": 10_000, **common}
         models: dict[str, Any] = {
-            "SoftDQN": SoftDQN(policy, environments(8), seed=0, device="cpu", **hard, **network),  # type: ignore[arg-type]
-            "SoftPQN, minibatches of 128": SoftPQN(policy, environments(16), n_minibatches=4, seed=0, device="cpu", **network),  # type: ignore[arg-type]
-            "SoftPQN, minibatches of 32": SoftPQN(policy, environments(16), n_minibatches=16, seed=0, device="cpu", **network),  # type: ignore[arg-type]
+            "SoftDQN": SoftDQN(policy, environments(game, 8, 0), **hard),
+            **{
+                f"SoftPQN, minibatches of {512 // n}": SoftPQN(policy, environments(game, 16, 0), n_minibatches=n, **common)
+                for n in (4, 16)
+            },
         }
         for model in models.values():
             model.learn(600)
@@ -338,17 +364,10 @@ def speed(networks: list[str], seconds: float, rounds: int) -> pd.DataFrame:
     return ratios.groupby("network").median().join(table.groupby("network").median(), rsuffix=", steps per CPU second")
 
 
-def minatar_games(n_envs: int) -> Any:
-    return make_minatar_env("breakout", n_envs, 0, True)
-
-
-def atari_games(n_envs: int) -> Any:
-    from sb3_mirl.envs import AtariVecEnv
-
-    return AtariVecEnv("Breakout", n_envs, 0, num_threads=1)
-
-
-NETWORKS = {"MinAtar": ("MlpPolicy", minatar_games), "NatureCNN": ("CnnPolicy", atari_games)}
+NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "MinAtar": ("MlpPolicy", "breakout", {"policy_kwargs": NETWORK}),
+    "NatureCNN": ("CnnPolicy", "Breakout", {}),
+}
 
 
 def steps(text: str) -> int:
@@ -359,7 +378,7 @@ def steps(text: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "speed"])
-    parser.add_argument("--games", nargs="+", default=list(GAMES), choices=GAMES, metavar="GAME", help=", ".join(GAMES))
+    parser.add_argument("--games", nargs="+", metavar="GAME", help=f"{', '.join(GAMES)}; for `atari` its games")
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), metavar="AGENT", help="in place of the part's")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     parser.add_argument("--timesteps", type=steps, default=1_000_000, help="environment steps of a run (default: 1e6)")
@@ -375,18 +394,20 @@ def main() -> None:
         ratios.to_csv(args.out / "speed.csv")
         print(ratios.round(2).T.to_string())
         return
+    games = args.games or (["Breakout"] if args.part == "atari" else list(GAMES))
+    if args.part != "atari" and not set(games) <= set(GAMES):
+        parser.error(f"--games must be among {', '.join(GAMES)}, got {' '.join(games)}")
     rows = rows_of(args.part, args.agents)
     agents = [agent for row in rows.values() for agent in row]
     lengths = {
-        agent: int(args.timesteps * (DQN_STEPS if args.part == "pqn_seconds" and AGENTS[agent][0] is SoftDQN else 1))
-        for agent in agents
+        agent: int(args.timesteps * (DQN_STEPS.get(args.part, 1) if AGENTS[agent][0] is SoftDQN else 1)) for agent in agents
     }
     # a run of another length is another run; parts share the others
     folders = {agent: args.out / f"{length}_steps" for agent, length in lengths.items()}
     if not args.plots_only:
-        for seed, game, agent in itertools.product(range(args.seeds), args.games, agents):
+        for seed, game, agent in itertools.product(range(args.seeds), games, agents):
             run(Run(game, agent, seed), lengths[agent], folders[agent])
-    curves = read(folders, args.games)
+    curves = read(folders, games)
     out = args.out / f"{args.part}_{args.timesteps:g}"
     out.mkdir(exist_ok=True)
     runs = runs_of(curves)
@@ -394,7 +415,7 @@ def main() -> None:
     text = tables(runs, rows)
     (out / "table.md").write_text(text)
     print(text)
-    draw(curves, rows, "seconds" if args.part == "pqn_seconds" else "timesteps", out / f"{args.part}.png")
+    draw(curves, rows, "seconds" if args.part in DQN_STEPS else "timesteps", out / f"{args.part}.png")
     print(f"Table and figure in {out}")
 
 
