@@ -95,8 +95,8 @@ for tau in TAUS:
     AGENTS[f"policy_gradient_{tau:g}"] = (SoftA2C, pair)
     AGENTS[f"soft_q_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q"})
     AGENTS[f"soft_q_theory_{tau:g}"] = (SoftA2C, {**pair, "update": "soft_q", "vf_coef": 1 / (2 * tau)})
+AGENTS["hard_n5"] = (SoftDQN, {**DQN, "n_steps": 5})
 for n in STEPS:
-    AGENTS[f"hard_n{n}"] = (SoftDQN, {**DQN, "n_steps": n})
     for tau in TAUS[:2]:
         soft = {**DQN, "n_steps": n, "beta_init": 1 / tau}
         AGENTS[f"kl_{tau:g}_n{n}"] = (SoftDQN, soft)
@@ -108,7 +108,7 @@ PARTS: dict[str, dict[str, dict[str, str]]] = {
     },
     "figure2": {
         f"{n}-step targets": {
-            f"hard_n{n}": "hard",
+            "dqn" if n == 1 else f"hard_n{n}": "hard",
             **{f"kl_{tau:g}_n{n}": f"KL, τ = {tau:g}" for tau in TAUS[:2]},
             **{f"entropy_{tau:g}_n{n}": f"entropy, τ = {tau:g}" for tau in TAUS[:2]},
         }
