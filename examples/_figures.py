@@ -206,11 +206,20 @@ def priors(results: Results) -> Figure | None:
     of_mirl = results.priors[results.priors["agent"] == "mirl"]
 
     def draw(ax: Axes, game: str) -> None:
-        mean = of_mirl[of_mirl["game"] == game].groupby(["timesteps", "action"], sort=False)["probability"].mean().unstack()
-        history = {"timesteps": mean.index, "prior": mean.to_numpy(), "actions": list(mean.columns)}
-        plots.prior_curves(ax, history, len(plots.ACTION_COLOURS))
+        mean_prior(ax, of_mirl[of_mirl["game"] == game])
 
     return _grid([g for g in results.games if g in set(of_mirl["game"])], draw, "ρ(a)")
+
+
+def mean_prior(ax: Axes, runs: pd.DataFrame) -> None:
+    """
+    Draw the mean over the seeds of one agent's prior in one game.
+
+    :param runs: its lines of ``priors.csv``
+    """
+    mean = runs.groupby(["timesteps", "action"], sort=False)["probability"].mean().unstack()
+    history = {"timesteps": mean.index, "prior": mean.to_numpy(), "actions": list(mean.columns)}
+    plots.prior_curves(ax, history, len(plots.ACTION_COLOURS))
 
 
 def histories(results: Results, name: str, label: str) -> Figure | None:

@@ -13,7 +13,8 @@ Breakout; `speed` environment steps per CPU second of SoftPQN and of SoftDQN at 
 
 Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
 share one --out: each run is done by one of them, and parts share runs. Writes curve.csv for each run, and runs.csv, table.md
-and <part>.png for the part: return of the last 100 training episodes. To go on from the runs of the results page:
+and <part>.png for the part: return of the last 100 training episodes; priors.csv and priors.png where priors are learned. To
+go on from the runs of the results page:
 
     mkdir -p results/pg_soft_q && tar xzf examples/runs/pg_soft_q.tar.gz -C results/pg_soft_q
 """
@@ -36,7 +37,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
 from sb3_mirl.common.files import FolderInUse, claimed
 from sb3_mirl.envs.minatar import GAMES, MinAtarCNN
-from sb3_mirl.experiments import Run, statistics
+from sb3_mirl.experiments import Run, results, statistics
 from sb3_mirl.experiments.games import make_minatar_env
 from sb3_mirl.experiments.results import markdown
 
@@ -81,6 +82,7 @@ AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "naive_bonus": (SoftA2C, {**A2C, "entropy": "naive", "entropy_bonus": True}),
     "proper_bonus": (SoftA2C, {**A2C, "entropy_bonus": True}),
     "a2c_prior": (SoftA2C, {**A2C, "ent_coef": 0.1, "prior_lr": 5e-5}),
+    "a2c_prior_0.01": (SoftA2C, {**A2C, "ent_coef": 0.01, "prior_lr": 5e-5}),
     "pqn": (SoftPQN, PQN),
     "pqn_32": (SoftPQN, {**PQN, "n_minibatches": 16}),
     "pqn_uniform": (SoftPQN, {**PQN, "exploration": "boltzmann", "beta_init": 20.0}),
@@ -123,8 +125,9 @@ PARTS: dict[str, dict[str, dict[str, str]]] = {
         for tau in TAUS
     },
     "prior": {
-        "SoftA2C": {"policy_gradient_0.1": "uniform prior", "a2c_prior": "learned prior"},
-        "SoftPQN": {"pqn_uniform": "uniform prior", "pqn_prior": "learned prior"},
+        "SoftA2C, τ = 0.1": {"policy_gradient_0.1": "uniform prior", "a2c_prior": "learned prior"},
+        "SoftA2C, τ = 0.01": {"policy_gradient_0.01": "uniform prior", "a2c_prior_0.01": "learned prior"},
+        "SoftPQN, β = 20": {"pqn_uniform": "uniform prior", "pqn_prior": "learned prior"},
     },
     "pqn": {"equal steps": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128", "pqn_32": "SoftPQN, minibatches of 32"}},
     "pqn_seconds": {"equal time": {"dqn": "DQN", "pqn": "SoftPQN, minibatches of 128"}},
@@ -241,6 +244,15 @@ def read(folders: dict[str, Path], games: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def read_priors(folders: dict[str, Path], games: list[str]) -> pd.DataFrame:
+    """The learned priors of all finished runs of agents: game, agent, seed, timesteps, action, probability."""
+    learned = {agent: folder for agent, folder in folders.items() if AGENTS[agent][1].get("prior_lr")}
+    history = pd.concat([pd.DataFrame(), *(results.histories(folder) for folder in sorted(set(learned.values())))])
+    if history.empty:
+        return history
+    return results.priors(history[history["agent"].isin(learned) & history["game"].isin(games)])
+
+
 def runs_of(curves: pd.DataFrame) -> pd.DataFrame:
     """A line for each run: mean return over all of it (area), return at its end (final), and CPU seconds."""
     runs = curves.groupby(["game", "agent", "seed"], sort=False)
@@ -293,6 +305,17 @@ def interval(scores: pd.Series, reps: int) -> str:
     return format(statistics.mean(scores.to_numpy(), reps), ".2f")
 
 
+def write(curves: pd.DataFrame, rows: dict[str, dict[str, str]], part: str, out: Path) -> None:
+    """The table and the figure of a part, and a line for each of its runs."""
+    out.mkdir(exist_ok=True)
+    runs = runs_of(curves)
+    runs.assign(part=part).to_csv(out / "runs.csv", index=False, float_format="%.5g")
+    text = tables(runs, rows)
+    (out / "table.md").write_text(text)
+    print(text)
+    draw(curves, rows, "seconds" if part in DQN_STEPS else "timesteps", out / f"{part}.png")
+
+
 def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Path) -> None:
     """
     Return of the last 100 episodes: a column for each game; thin lines are single seeds.
@@ -328,6 +351,33 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
             step_axis(bottom, float(curves["timesteps"].max()))
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_priors(priors: pd.DataFrame, names: dict[str, str], path: Path) -> None:
+    """
+    The learned priors, means over the seeds: a column for each game, a row for each agent.
+
+    :param priors: from :func:`read_priors`
+    :param names: of the agents
+    """
+    import matplotlib.pyplot as plt
+    from _figures import mean_prior
+
+    games = list(priors["game"].unique())
+    agents = [agent for agent in names if agent in set(priors["agent"])]
+    size = 3.4 * len(games) + 0.5, 2.4 * len(agents) + 0.4
+    figure, axes = plt.subplots(len(agents), len(games), figsize=size, squeeze=False, layout="constrained")
+    for line, agent in zip(axes, agents, strict=True):
+        line[0].set_ylabel(f"{names[agent]}\nρ(a)")
+        for ax, game in zip(line, games, strict=True):
+            runs = priors[(priors["agent"] == agent) & (priors["game"] == game)]
+            if not runs.empty:
+                mean_prior(ax, runs)
+            ax.set_xlabel("")
+            ax.set_title(game.replace("_", " ") if agent == agents[0] else "", loc="left")
+    figure.supxlabel("environment steps")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -407,16 +457,13 @@ def main() -> None:
     if not args.plots_only:
         for seed, game, agent in itertools.product(range(args.seeds), games, agents):
             run(Run(game, agent, seed), lengths[agent], folders[agent])
-    curves = read(folders, games)
     out = args.out / f"{args.part}_{args.timesteps:g}"
-    out.mkdir(exist_ok=True)
-    runs = runs_of(curves)
-    runs.assign(part=args.part).to_csv(out / "runs.csv", index=False, float_format="%.5g")
-    text = tables(runs, rows)
-    (out / "table.md").write_text(text)
-    print(text)
-    draw(curves, rows, "seconds" if args.part in DQN_STEPS else "timesteps", out / f"{args.part}.png")
-    print(f"Table and figure in {out}")
+    write(read(folders, games), rows, args.part, out)
+    priors = read_priors(folders, games)
+    if not priors.empty:
+        priors.to_csv(out / "priors.csv", index=False, float_format="%.4g")
+        draw_priors(priors, {agent: title for title, row in rows.items() for agent in row}, out / "priors.png")
+    print(f"Tables and figures in {out}")
 
 
 if __name__ == "__main__":

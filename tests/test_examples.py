@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -44,6 +45,12 @@ def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monke
     expected = (runs.loc["soft_q_0.1", "area"] - runs.loc["policy_gradient_0.1", "area"]).mean()
     assert f"| breakout, difference |  | {expected:.2f} [" in (out / "table.md").read_text()
     assert (out / "figure3.png").stat().st_size > 10_000
+    priors = pd.read_csv(out / "priors.csv")
+    assert set(priors["agent"]) == {"pqn_prior"}, "of those that learn one"
+    sums = priors.groupby(["seed", "timesteps"])["probability"].sum()
+    np.testing.assert_allclose(sums, 1, atol=1e-3)
+    assert sums.index.get_level_values("timesteps").max() > 1000 and set(priors["seed"]) == {0, 1}
+    assert (out / "priors.png").stat().st_size > 10_000
     curves = sorted(tmp_path.glob("1200_steps/cells/*/*/*/curve.csv"))
     assert len(curves) == 2 * len(agents)
 

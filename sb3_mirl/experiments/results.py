@@ -41,11 +41,30 @@ def collect(out: Path) -> None:
     means = episodes.groupby([*keys, "exploration"], as_index=False)["score"].mean()
     details = _together(out, files.SNAPSHOTS, files.read_table)
     files.write_csv(means.merge(details, how="left", on=keys), out / "snapshots.csv", "%.6g")
-    history = _together(out, files.HISTORY, _history)
+    history = histories(out)
     if not history.empty:
         files.write_csv(history[[*keys, *SERIES]], out / "history.csv", "%.6g")
-        priors = history.drop(columns=SERIES).melt(keys, var_name="action", value_name="probability").dropna()
-        files.write_csv(priors, out / "priors.csv", "%.5g")
+        files.write_csv(priors(history), out / "priors.csv", "%.5g")
+
+
+def histories(out: Path) -> pd.DataFrame:
+    """
+    Return the records of all priors in ``out``, at most :data:`HISTORY_POINTS` points of each, empty if there are none.
+
+    :return: game, agent, seed, timesteps, beta, beta_max_q, mutual_information (nats), a column for each action
+    """
+    return _together(out, files.HISTORY, _history)
+
+
+def priors(history: pd.DataFrame) -> pd.DataFrame:
+    """
+    Return the priors in records of them, a line for each action at each point.
+
+    :param history: from :func:`histories`
+    :return: game, agent, seed, timesteps, action, probability
+    """
+    keys = [*LABELS, "timesteps"]
+    return history.drop(columns=SERIES).melt(keys, var_name="action", value_name="probability").dropna()
 
 
 def score_arrays(
