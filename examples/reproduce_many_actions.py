@@ -1,7 +1,7 @@
 """
 Does a learned prior help where there are many actions, of which few matter? Return against the number of actions.
 
-    python examples/reproduce_many_actions.py                                  # the 3 x 20 corridor, a quarter of an hour
+    python examples/reproduce_many_actions.py                                  # the 3 x 20 corridor, three minutes
     python examples/reproduce_many_actions.py --world square --seeds 5
     python examples/reproduce_many_actions.py --games breakout freeway --seeds 5 --timesteps 3e5 --jobs 2   # MinAtar, days
 
