@@ -269,7 +269,8 @@ def table(runs: pd.DataFrame, title: str, names: dict[str, str], reps: int) -> s
     """
     One row of a figure as Markdown: for each game the areas, their differences from the first agent's, and the returns at
     the end, as means over the seeds with 95 % intervals. Then the mean of the differences over games, in units of the
-    largest mean area of any agent, and the probability that a run has the larger area. Differences are paired by the seed.
+    largest mean area of any agent, and the probability that a run has the larger area. Differences are paired by the seed,
+    and are of those seeds that both agents have finished in every game that both have begun.
 
     :param runs: from :func:`runs_of`
     :param title: of the row
@@ -284,15 +285,16 @@ def table(runs: pd.DataFrame, title: str, names: dict[str, str], reps: int) -> s
     def note(line: str, agent: str, text: str) -> None:
         cells.setdefault(line, dict.fromkeys(names.values(), ""))[names[agent]] = text
 
-    pairs = {agent: area.loc[agent].dropna().align(area.loc[first].dropna(), join="inner", axis=0) for agent in others}
+    complete = {agent: area.loc[agent].dropna(axis=1, how="all").dropna() for agent in (first, *others)}
+    pairs = {agent: complete[agent].align(complete[first], join="inner") for agent in others}
     for game in area:
         for agent in (first, *others):
             note(f"{game}", agent, interval(area.loc[agent][game].dropna(), reps))
         for agent, (x, y) in pairs.items():
-            note(f"{game}, difference", agent, interval(x[game] - y[game], reps))
+            note(f"{game}, difference", agent, interval(x[game] - y[game] if game in x else x[[]], reps))
         for agent in (first, *others):
             note(f"{game}, at the end", agent, interval(final.loc[agent][game].dropna(), reps))
-    for agent, (x, y) in pairs.items():
+    for agent, (x, y) in ((agent, pair) for agent, pair in pairs.items() if len(pair[0])):
         won = statistics.probability_of_improvement({agent: x.to_numpy(), first: y.to_numpy()}, [(agent, first)], reps)
         note("all games, difference", agent, interval(((x - y) / best).mean(axis=1), reps))
         note("probability of a larger area", agent, format(won[f"{agent},{first}"], ".2f"))
@@ -301,8 +303,8 @@ def table(runs: pd.DataFrame, title: str, names: dict[str, str], reps: int) -> s
 
 
 def interval(scores: pd.Series, reps: int) -> str:
-    """Mean over the seeds [95 % interval of a bootstrap of the seeds]."""
-    return format(statistics.mean(scores.to_numpy(), reps), ".2f")
+    """Mean over the seeds [95 % interval of a bootstrap of the seeds]; nothing for no seed."""
+    return "" if scores.empty else format(statistics.mean(scores.to_numpy(), reps), ".2f")
 
 
 def write(curves: pd.DataFrame, rows: dict[str, dict[str, str]], part: str, out: Path) -> None:

@@ -57,3 +57,19 @@ def test_policy_gradients_and_soft_q_learning_side_by_side(tmp_path: Path, monke
     before = [path.stat().st_mtime_ns for path in curves]
     reproduce_pg_soft_q.main()  # finished runs are kept
     assert [path.stat().st_mtime_ns for path in curves] == before
+
+
+def test_the_table_of_unfinished_runs() -> None:
+    """What has not been run leaves its cells empty; a seed counts where both agents have it in all their games."""
+    pytest.importorskip("minatar")
+    import reproduce_pg_soft_q
+
+    lines = [("a", game, seed, 1.0 + seed) for game in ("g", "h") for seed in (0, 1)]
+    lines += [("b", "g", 0, 3.0), ("b", "g", 1, 4.0), ("b", "h", 0, 2.0), ("c", "g", 0, 5.0)]
+    runs = pd.DataFrame(lines, columns=["agent", "game", "seed", "area"]).assign(final=lambda runs: runs["area"])
+    text = reproduce_pg_soft_q.tables(runs, {"row": {"a": "A", "b": "B", "c": "C", "d": "D"}, "none": {"d": "D"}}, reps=10)
+    assert "nan" not in text and "none" not in text
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()}
+    assert cells["g, difference"][1:3] == ["2.00", "4.00"]
+    assert cells["h"][1:] == ["2.00", "", ""] and cells["h, difference"][2] == ""
+    assert cells["seeds"] == ["", "1", "1", ""]
