@@ -11,9 +11,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
+from sb3_mirl.common.actions import check_discrete
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, kl_to_prior, linear_beta
 from sb3_mirl.maths.arrays import at_hand, is_finite
@@ -169,14 +171,13 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
 
     # Building
 
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_discrete(env.action_space, cls.__name__)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
+
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""
-        action_space = cast(spaces.Discrete, self.action_space)
-        if action_space.start != 0:
-            raise ValueError(
-                f"{type(self).__name__} needs actions counted from 0, a space Discrete(n), got {action_space}. Map others to "
-                "these by gymnasium's TransformAction wrapper."
-            )
         check_choice("beta_schedule", self.beta_schedule, get_args(BetaSchedule))
         check_choice("exploration", self.exploration, get_args(Exploration))
         check_choice("entropy_bonus", self.entropy_bonus, (False, True))
@@ -189,7 +190,7 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
         check_range("beta_max", self.beta_max, 0, math.inf, low_open=True)
         for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
             check_range(name, getattr(self, name), 0, 1)
-        check_range("prior_floor", self.prior_floor, 0, 1 / int(action_space.n))
+        check_range("prior_floor", self.prior_floor, 0, 1 / int(cast(spaces.Discrete, self.action_space).n))
         if self.max_grad_norm is not None:
             check_range("max_grad_norm", self.max_grad_norm, 0, math.inf, low_open=True)
         super().check_arguments()

@@ -13,8 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.dqn import DQN
 
+from sb3_mirl.common.actions import check_discrete
 from sb3_mirl.common.allocator import keep_freed_memory
 from sb3_mirl.common.arguments import check_choice, check_range
 from sb3_mirl.common.off_policy import GuardedOffPolicy
@@ -251,13 +253,13 @@ class SoftDQN(GuardedOffPolicy, DQN):
 
     # Building
 
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_discrete(env.action_space, cls.__name__)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
+
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
-        if not isinstance(self.action_space, spaces.Discrete) or self.action_space.start != 0:
-            raise ValueError(
-                f"{type(self).__name__} needs actions counted from 0, a space Discrete(n), got {self.action_space}. Other "
-                "discrete actions can be mapped to these by gymnasium's TransformAction wrapper."
-            )
         check_choice("beta_schedule", self.beta_schedule, get_args(BetaSchedule))
         check_choice("exploration", self.exploration, self.exploration_choices)
         check_choice("update_path", self.update_path, get_args(UpdatePath))

@@ -200,10 +200,10 @@ class VIREL(GuardedOffPolicy, SAC):
 
     # Building
 
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_bounded_box(env.action_space, "VIREL")
-        return SAC._wrap_env(env, verbose, monitor_wrapper)
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_bounded_box(env.action_space, cls.__name__)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
