@@ -223,7 +223,7 @@ class TestCommands:
         [
             (["--algo", "mirll"], r"--algo mirll is not known. Did you mean 'mirl'\? There are: a2c"),
             (["--env", "CartPole-v7"], "CartPole-v7 not found in gym registry, you maybe meant CartPole-v1"),
-            (["--env", "Pendulum-v1"], r"Pendulum-v1 has continuous actions, Box\(.*\), which mirl does not take"),
+            (["--env", "Pendulum-v1"], r"MIRL needs discrete actions .*, got Box\(.*sb3_mirl\.VIREL"),
             (
                 ["--algo", "sac", "-conf", "only.yml"],
                 r"CartPole-v1 has discrete actions, Discrete\(2\), which sac does not",
