@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PARENTS = {"MIRL": "DQN", "SoftDQN": "DQN", "VIREL": "SAC", "VIREL-mixed": "SAC"
 # these have one critic, where this class needs two
 ONE_CRITIC = ["test_infinite_horizon[True-SAC]", "test_infinite_horizon[False-SAC]", "test_offpolicy_multi_env[SAC]"]
 EXCEPT = {"VIREL-mixed": ONE_CRITIC}
+FEW = 3  # failures that are tried again
 
 
 def fetch_tests() -> Path:
@@ -44,14 +46,14 @@ def fetch_tests() -> Path:
     return CACHE
 
 
-def run(algo: str, parent: str, folder: Path, workers: int) -> dict[str, str]:
-    """Outcome by test id of SB3's tests of ``parent`` with ``algo`` in its place."""
+def run(algo: str, parent: str, folder: Path, workers: int, only: Sequence[str] = ("tests",)) -> dict[str, str]:
+    """Outcome by test id of SB3's tests of ``parent`` with ``algo`` in its place, all of them or those in ``only``."""
     with tempfile.TemporaryDirectory() as tmp:
         report = Path(tmp) / "outcomes.jsonl"
         env = {**os.environ, "SB3_MIRL_ALGO": algo, "SB3_MIRL_PARENT": parent, "SB3_MIRL_REPORT": str(report)}
         env["PYTHONHASHSEED"] = "0"
         env["PYTHONPATH"] = os.pathsep.join([str(HERE), env.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "outcomes_plugin", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *only, "-q", "-p", "outcomes_plugin", "-p", "no:cacheprovider"]
         chosen = f"({parent} or {parent.lower()}) and {NOT_ABOUT_IT}"
         command += ["-k", chosen, "-n", str(workers), "-W", "ignore", "--no-header", "--tb=short"]
         done = subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -78,6 +80,9 @@ def main() -> int:
         for algo in (algo for algo in args.algo if PARENTS[algo] == parent):
             outcomes = run(algo, parent, folder, args.workers)
             missing = sorted(passing - {test for test, outcome in outcomes.items() if outcome == "passed"})
+            if 0 < len(missing) <= FEW:  # one of them measures wall time: again, with nothing beside it
+                again = run(algo, parent, folder, 0, [test[test.index("tests/test_") :] for test in missing])
+                missing = [test for test in missing if again.get(test) != "passed"]
             passed = len(passing) - len(missing)
             known = EXCEPT.get(algo, [])
             missing_anywhere |= any(test.partition("::")[2] not in known for test in missing)
