@@ -68,14 +68,12 @@ DQN: dict[str, Any] = {  # schedules scaled to the budget, see `make_model`
     "policy_kwargs": NETWORK,
 }
 ATARI_PQN: dict[str, Any] = {"n_envs": 16, "n_minibatches": 4, "learning_rate": 2.5e-4, "exploration_final_eps": 0.01}
-ATARI_DQN: dict[str, Any] = {  # the zoo's, schedules scaled to the budget
-    "n_envs": 8,
+ATARI_DQN: dict[str, Any] = {  # the zoo's rate and exploration
+    **DQN,
     "learning_rate": 1e-4,
-    "buffer_size": 100_000,
-    "beta_schedule": "constant",
-    "beta_init": math.inf,
     "exploration_fraction": 0.1,
     "exploration_final_eps": 0.01,
+    "policy_kwargs": {},
 }
 AGENTS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
     "naive": (SoftA2C, {**A2C, "entropy": "naive"}),
