@@ -226,6 +226,15 @@ def test_one_update(critics: str, changed: dict[str, Any]) -> None:
         assert model.temperature != 1.0
 
 
+def test_a_loss_has_no_gradient_beside_its_own_parameters() -> None:
+    model = virel()
+    obs = th.zeros(1, 3)
+    loss = sum(q.sum() for q in model.critic(obs, model.actor(obs)))
+    model.descend(model.actor.optimizer, loss, "actor's loss")
+    assert all(p.grad is not None for p in model.actor.mu.parameters())
+    assert all(p.grad is None for p in model.critic.parameters())
+
+
 def test_a_separate_batch_waits_until_the_memory_holds_it() -> None:
     model = virel(residual_batch_size=100, temperature_init=0.7, n_steps=1)
     model.learn(99)
@@ -397,7 +406,7 @@ class TestBadInput:
     def test_a_residual_that_is_not_finite(self, ent_coef: Any, tmp_path: Path) -> None:
         env = Scripted(lambda step: 1e30 if step == 90 else 0.0)
         model = virel(env, ent_coef=ent_coef, buffer_size=90, batch_size=512)
-        with pytest.raises(ValueError, match=r"Bellman residual is inf at step 90, with the temperature 0\.\d+\..*Lower"):
+        with pytest.raises(ValueError, match=r"Bellman residual is inf at step 90\. Nothing .* temperature is 0\.\d+: lower"):
             model.learn(200)
         assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())
         assert math.isfinite(model.temperature) and model._n_updates == 39
@@ -405,6 +414,15 @@ class TestBadInput:
         again = VIREL.load(tmp_path / "model", env=Scripted())
         assert again.temperature == model.temperature
         again.learn(100)
+
+    def test_a_gradient_that_is_not_finite(self) -> None:
+        model = virel()
+        before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+        weight = next(model.actor.parameters())
+        loss = (weight - weight.detach()).square().sum().sqrt()  # 0, whose gradient is 0 / 0
+        with pytest.raises(ValueError, match=r"gradient of the actor's loss is nan at step 0\. Nothing was learned"):
+            model.descend(model.actor.optimizer, loss, "actor's loss")
+        assert all(th.equal(before[name], value) for name, value in model.policy.state_dict().items())
 
     def test_a_reward_that_is_no_number(self) -> None:
         model = virel(Scripted(lambda step: math.nan if step == 70 else 0.0))

@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.common.arguments import check_names, check_range
 from sb3_mirl.common.callbacks import as_callback
@@ -34,7 +36,7 @@ class GuardedAlgorithm(BaseAlgorithm):
     A mixin before one of SB3's classes, ``class SoftA2C(GuardedAlgorithm, A2C)``; off-policy algorithms take
     :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`. It adds:
 
-    - arguments checked before any work is done (:meth:`check_arguments`);
+    - arguments and action spaces checked before any work is done (:meth:`check_arguments`, :meth:`check_actions`);
     - a :class:`~sb3_mirl.common.checks.CheckCallback` before all other callbacks;
     - an agent and an environment in step, however ``learn`` ends;
     - workers of ``SubprocVecEnv`` whose death is an error;
@@ -55,6 +57,16 @@ class GuardedAlgorithm(BaseAlgorithm):
         self._next_log = 0  # environment step before which no log entry is written
 
     # Hooks
+
+    @staticmethod
+    def check_actions(space: spaces.Space[Any], name: str) -> None:
+        """
+        Refuse actions that the algorithm cannot take; subclasses choose from :mod:`sb3_mirl.common.actions`.
+
+        :param space: of the actions
+        :param name: of the algorithm, for the message
+        :raises ValueError: naming the space
+        """
 
     def check_arguments(self) -> None:
         """
@@ -93,6 +105,11 @@ class GuardedAlgorithm(BaseAlgorithm):
         """Go on with what :meth:`run_state` gave."""
 
     # Training
+
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        cls.check_actions(env.action_space, cls.__name__)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self.check_arguments()

@@ -30,7 +30,8 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
     - frames of stacked images stored once (:class:`~sb3_mirl.replay.FrameReplayBuffer`), chosen where it applies;
     - n-step returns with every replay buffer that can make them, and an error for the others;
     - no replay memory for a model that is loaded without an environment;
-    - a loaded replay memory that is refused if it is of another kind than the model's.
+    - a loaded replay memory that is refused if it is of another kind than the model's;
+    - steps of an optimiser that are refused if something is not finite (:meth:`descend`).
     """
 
     def check_arguments(self) -> None:
@@ -80,6 +81,42 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
             self._episode_num += 1
             if step["action_noise"] is not None:
                 step["action_noise"].reset(**(dict(indices=[index]) if self.n_envs > 1 else {}))
+
+    def advice(self) -> str:
+        """Return what to do where a loss is not finite, and the state that may be the cause."""
+        return "Lower learning_rate, or scale the rewards."
+
+    def check_finite(self, value: th.Tensor, name: str) -> None:
+        """
+        Refuse to learn from a number that is not finite.
+
+        :param value: scalar
+        :param name: of the value, for the message
+        :raises ValueError: naming value and step, with :meth:`advice`
+        """
+        if not math.isfinite(value.item()):
+            raise ValueError(
+                f"The {name} is {value.item()} at step {self.num_timesteps}. Nothing was learned from it, and the model can "
+                f"be saved. {self.advice()}"
+            )
+
+    def descend(self, optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) -> None:
+        """
+        Take a step down a loss. Only the optimiser's own parameters get a gradient: an actor's loss has no use for those of
+        the critics, which are a tenth of an update's work in SAC.
+
+        :param optimizer: of the parameters to move
+        :param loss: scalar
+        :param name: of the loss, for the message
+        :raises ValueError: if the loss or its gradient is not finite; no parameter has moved then
+        """
+        self.check_finite(loss, name)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.check_finite(norm, f"gradient of the {name}")
+        optimizer.step()
 
     def save_replay_buffer(self, path: Path) -> None:
         """Save as in SB3; an older file is replaced when the new one is complete, so there must be room for both."""

@@ -14,7 +14,6 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update, update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl.common.actions import check_bounded_box
 from sb3_mirl.common.algorithm import Path
@@ -104,6 +103,7 @@ class ContinuousSQL(RemembersArguments):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    check_actions = staticmethod(check_bounded_box)
     why_not: ClassVar[dict[str, str]] = {
         "use_sde": "its sampler is a distribution by itself, with no Gaussian to replace. A larger ent_coef explores more."
     }
@@ -191,11 +191,6 @@ class ContinuousSQL(RemembersArguments):
             self._setup_model()
 
     # Building
-
-    @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_bounded_box(env.action_space, cls.__name__)
-        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
@@ -413,11 +408,11 @@ class ContinuousSQL(RemembersArguments):
         target = bellman_target(batch.rewards, discount, soft.value.unsqueeze(1))  # (B, 1)
         q = th.stack(self.critic(batch.observations, batch.actions))  # (n_critics, B, 1)
         critic_loss = 0.5 * (q - target).square().mean(1).sum()
-        self._step(self.critic.optimizer, critic_loss, "critics' loss")
+        self.descend(self.critic.optimizer, critic_loss, "critics' loss")
 
         counts = self.n_particles, self.n_kernel_particles
         sampler = update.sampler_step(self.policy, batch.observations, *counts, self.squash_space)
-        self._step(self.actor.optimizer, sampler.loss, "sampler's loss")
+        self.descend(self.actor.optimizer, sampler.loss, "sampler's loss")
         log = {
             "critic_loss": critic_loss,
             "svgd_norm": sampler.direction.norm(dim=-1).mean(),
@@ -427,16 +422,12 @@ class ContinuousSQL(RemembersArguments):
         }
         return dict(zip(log, th.stack([value.detach() for value in log.values()]).tolist(), strict=True))
 
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) -> None:
-        if not math.isfinite(loss.item()):
-            raise ValueError(
-                f"The {name} is {loss.item()} at step {self.num_timesteps}, with ent_coef={self.policy.ent_coef.item():.3g}. "
-                "Nothing was learned from it, and the model can be saved. Lower learning_rate or sampler_learning_rate, "
-                "raise ent_coef, or scale the rewards."
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def advice(self) -> str:
+        """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
+        return (
+            f"ent_coef is {self.policy.ent_coef.item():.3g}: raise it, lower learning_rate or sampler_learning_rate, or scale "
+            "the rewards."
+        )
 
     # Files
 

@@ -11,7 +11,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule, explained_variance
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import QNetwork
 from torch.nn import functional as F
 
@@ -78,6 +77,7 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    check_actions = staticmethod(check_discrete)
     policy: PQNPolicy  # type: ignore[assignment]
 
     def __init__(
@@ -170,11 +170,6 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
         return math.nan if q is None else self.beta * q.amax(-1).mean().item()
 
     # Building
-
-    @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_discrete(env.action_space, cls.__name__)
-        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.algorithm.GuardedAlgorithm`."""

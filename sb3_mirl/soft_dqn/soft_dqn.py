@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.dqn import DQN
 
 from sb3_mirl.common.actions import check_discrete
@@ -108,6 +107,7 @@ class SoftDQN(GuardedOffPolicy, DQN):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    check_actions = staticmethod(check_discrete)
     exploration_choices: ClassVar[tuple[str, ...]] = ("uniform", "marginal")
     policy: SoftQPolicy
 
@@ -252,11 +252,6 @@ class SoftDQN(GuardedOffPolicy, DQN):
         return boltzmann_log_probs(self._rollout_q, at_hand(self.policy.log_prior), self._rollout_beta)
 
     # Building
-
-    @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_discrete(env.action_space, cls.__name__)
-        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""

@@ -17,7 +17,6 @@ from stable_baselines3.common.type_aliases import (
     Schedule,
 )
 from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.sac.sac import SAC
 
@@ -105,6 +104,7 @@ class VIREL(GuardedOffPolicy, SAC):
         values can be aligned with those of the hard one (section 5 of the paper)
     """
 
+    check_actions = staticmethod(check_bounded_box)
     ent_coef_state: TemperatureState | None
 
     def __init__(
@@ -199,11 +199,6 @@ class VIREL(GuardedOffPolicy, SAC):
         return self.ent_coef_tensor.item()
 
     # Building
-
-    @classmethod
-    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_bounded_box(env.action_space, cls.__name__)
-        return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def check_arguments(self) -> None:
         """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
@@ -325,10 +320,10 @@ class VIREL(GuardedOffPolicy, SAC):
                 temperature.copy_(moved)  # in place: it is the tensor of `ent_coef_state`
 
         critic_loss = self._critic_loss(batch, drawn, q, temperature)
-        self._step(self.critic.optimizer, critic_loss, "critics' loss")
+        self.descend(self.critic.optimizer, critic_loss, "critics' loss")
         q_of_actor = th.cat(self.critic(batch.observations, actions), dim=1)  # (B, n_critics)
         actor_loss = (temperature * log_prob - q_of_actor.min(dim=1, keepdim=True).values).mean()
-        self._step(self.actor.optimizer, actor_loss, "actor's loss")
+        self.descend(self.actor.optimizer, actor_loss, "actor's loss")
 
         log |= {"ent_coef": temperature, "actor_loss": actor_loss, "critic_loss": critic_loss}
         log |= {"entropy": -log_prob.mean(), "std": std}
@@ -343,7 +338,7 @@ class VIREL(GuardedOffPolicy, SAC):
         assert self.ent_coef_optimizer is not None and isinstance(self.target_entropy, float)
         temperature = self.log_ent_coef.detach().exp()
         loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
-        self._step(self.ent_coef_optimizer, loss, "temperature's loss")
+        self.descend(self.ent_coef_optimizer, loss, "temperature's loss")
         return temperature, {"ent_coef_loss": loss}
 
     def _sample(self, batch_size: int) -> Batch:
@@ -398,22 +393,15 @@ class VIREL(GuardedOffPolicy, SAC):
         if adaptive and self.residual_estimator == "double":
             second = self._target(batch, self._draw_next(batch), of_target).squeeze(1)
         residual = squared_residual(target, th.cat(q[: n_hard or len(q)], dim=1).T, second)
-        self._check_finite(residual, "Bellman residual")
+        self.check_finite(residual, "Bellman residual")
         return residual
 
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) -> None:
-        self._check_finite(loss, name)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def _check_finite(self, value: th.Tensor, name: str) -> None:
-        if not math.isfinite(value.item()):
-            raise ValueError(
-                f"The {name} is {value.item()} at step {self.num_timesteps}, with the temperature {self.temperature:.3g}. "
-                "Nothing was learned from it, and the model can be saved. Lower learning_rate or residual_scale, set "
-                "temperature_max, or scale the rewards."
-            )
+    def advice(self) -> str:
+        """As in :class:`~sb3_mirl.common.off_policy.GuardedOffPolicy`."""
+        return (
+            f"The temperature is {self.temperature:.3g}: lower learning_rate or residual_scale, set temperature_max, or scale "
+            "the rewards."
+        )
 
     # Files
 
