@@ -58,6 +58,13 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": plots.ACTION_COLOURS[place], "linestyle": ("-", "--", ":")[turn % 3]}
 
 
+def shared_legend(figure: Figure, width: float) -> None:
+    """One legend above all axes, each name in it once; ``width`` of a name in inches."""
+    handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    columns = min(max(1, int(figure.get_figwidth() / width)), len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
+
+
 def read(out: Path, exploration: str, normalise: Normalise, unit: str, smoothing: float = 1.0) -> Results:
     """
     Read the CSVs of an experiment.

@@ -324,7 +324,7 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
     :param x: "timesteps" or "seconds"
     """
     import matplotlib.pyplot as plt
-    from _figures import line_style  # which draws to files only
+    from _figures import line_style, shared_legend  # which draws to files only
 
     from sb3_mirl.plots import step_axis
 
@@ -349,9 +349,7 @@ def draw(curves: pd.DataFrame, rows: dict[str, dict[str, str]], x: str, path: Pa
         bottom.set_xlabel("CPU seconds")
         if x == "timesteps":
             step_axis(bottom, float(curves["timesteps"].max()))
-    columns = max(1, int(figure.get_figwidth() / 2.6))  # the longest name has 2.6 inches
-    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
+    shared_legend(figure, 2.6)  # the longest name's
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

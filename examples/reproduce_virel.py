@@ -168,7 +168,7 @@ def table(rows: pd.DataFrame) -> str:
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """Return, T and entropy against steps: one column per environment; mean over the seeds, 95 % bootstrap interval."""
     import matplotlib.pyplot as plt
-    from _figures import line_style  # which draws to files only
+    from _figures import line_style, shared_legend  # which draws to files only
 
     from sb3_mirl.experiments import statistics
     from sb3_mirl.plots import step_axis
@@ -191,10 +191,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
                 ax.set_yscale("log")
         axes[0, column].set_title(env_id, loc="left")
         step_axis(axes[-1, column], float(rows["timesteps"].max()))
-    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fit = int(12 * figure.get_figwidth() / (max(map(len, handles)) + 8))  # at about 12 letters to an inch
-    columns = min(max(fit, 1), len(handles))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
+    shared_legend(figure, (max(map(len, agents)) + 8) / 12)  # at about 12 letters to an inch
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
