@@ -19,6 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_mirl.common.algorithm import GuardedAlgorithm, Path
 from sb3_mirl.common.arguments import check_range
 from sb3_mirl.common.files import write_whole
+from sb3_mirl.common.moments import drop_dead_moments
 from sb3_mirl.replay import FrameReplayBuffer, check_same, describe
 
 
@@ -117,6 +118,7 @@ class GuardedOffPolicy(GuardedAlgorithm, OffPolicyAlgorithm):
         norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.check_finite(norm, f"gradient of the {name}")
         optimizer.step()
+        drop_dead_moments(optimizer)
 
     def save_replay_buffer(self, path: Path) -> None:
         """Save as in SB3; an older file is replaced when the new one is complete, so there must be room for both."""

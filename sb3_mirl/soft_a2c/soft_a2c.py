@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_mirl.common.arguments import check_choice, check_range, is_number
+from sb3_mirl.common.moments import drop_dead_moments
 from sb3_mirl.maths import entropy_bonus, floored_log_prior, kl_to_prior, uniform_log_prior
 from sb3_mirl.maths.arrays import at_hand, is_finite, namespace, to_array
 from sb3_mirl.soft_a2c import losses
@@ -305,6 +306,7 @@ class SoftA2C(RecordedRollouts, A2C):
                 super().train()
             else:
                 self._train_with_reference()
+        drop_dead_moments(self.policy.optimizer)
 
     def _has_plain_reference(self) -> bool:
         log_prior = self.log_prior

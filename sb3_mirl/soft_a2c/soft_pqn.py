@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sb3_mirl.common.actions import check_discrete
 from sb3_mirl.common.arguments import check_choice, check_range
+from sb3_mirl.common.moments import drop_dead_moments
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, kl_to_prior, linear_beta
 from sb3_mirl.maths.arrays import at_hand, is_finite
 from sb3_mirl.soft_a2c.buffers import Costs, SoftQDictRolloutBuffer, SoftQRolloutBuffer
@@ -323,6 +324,7 @@ class SoftPQN(RecordedRollouts, OnPolicyAlgorithm):
                 "scale the rewards; the model can still be saved."
             )
         self.policy.optimizer.step()
+        drop_dead_moments(self.policy.optimizer)
         return loss.detach()
 
     def learn(

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn import functional as F
 
+from sb3_mirl.common.moments import drop_dead_moments
 from sb3_mirl.maths import entropy_bonus, inverse_loss_beta, soft_q_target
 from sb3_mirl.maths.arrays import at_hand, clip, is_at_hand, is_finite, namespace, silent
 from sb3_mirl.replay import FrameReplayBuffer
@@ -189,6 +190,7 @@ def gradient_update(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) -> 
     if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
         th.nn.utils.clip_grads_with_norm_(policy.q_net.parameters(), rule.max_grad_norm, norm)
     optimizer.step()
+    drop_dead_moments(optimizer)
     return loss
 
 
@@ -221,6 +223,7 @@ def _update_in_numpy(policy: SoftQPolicy, batch: Minibatch, rule: UpdateRule) ->
     if rule.max_grad_norm is not None and norm > rule.max_grad_norm:
         network.scale_gradient(rule.max_grad_norm / (norm + 1e-6))  # as torch's clip_grad_norm_
     adam.step(policy.optimizer)
+    drop_dead_moments(policy.optimizer)
     return loss
 
 
