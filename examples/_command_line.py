@@ -1,13 +1,16 @@
-"""What reproduce_atari.py and reproduce_minatar.py share: choice of the runs, settings, and starting them."""
+"""What the experiments' scripts share: choice of the runs, settings, and starting them."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sb3_mirl.evaluation import EXPLORATION_CHOICES, N_EPISODES
 from sb3_mirl.experiments.agents import AGENTS
 from sb3_mirl.experiments.results import collect
-from sb3_mirl.experiments.runner import run_all
+from sb3_mirl.experiments.runner import run_all, run_each
 from sb3_mirl.experiments.settings import Run, Settings, Suite
 
 DEFAULT_AGENTS = ("dqn", "sql", "sql_m", "mirl")
@@ -41,11 +44,7 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
         "hyperparameters in place of the preset's, for example prior_lr=1e-5 beta_lr=1e-4"
     ))  # fmt: skip
     add("--n-envs", type=int, default=8, help="environments per run (default: 8)")
-    add("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
-    add("--ray", nargs="?", const=True, default=False, metavar="ADDRESS", help=(
-        "run on a cluster of Ray, by default the one that RAY_ADDRESS or `ray start` names, else on this machine; --out must "
-        "be a folder that all machines share"
-    ))  # fmt: skip
+    add_machines(parser)
     add("--cpus", type=int, help="cores of a run (default: its share of this machine, with --ray 1)")
     add("--gpus", type=float, default=0.0, help="GPUs of a run, with --ray; 0.25 lets four share one (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda")
@@ -53,6 +52,46 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     add("--out", type=Path, default=Path(out), help=f"(default: {out})")
     add("--plots-only", action="store_true", help="run nothing, draw what there is in --out")
     return parser
+
+
+def add_machines(parser: argparse.ArgumentParser) -> None:
+    """Add what says where the runs are executed, for :func:`sb3_mirl.experiments.run_each`."""
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    parser.add_argument("--ray", nargs="?", const=True, default=False, metavar="ADDRESS", help=(
+        "run on a cluster of Ray, by default the one that RAY_ADDRESS or `ray start` names, else on this machine; --out must "
+        "be a folder that all machines share"
+    ))  # fmt: skip
+
+
+def execute(
+    runs: Sequence[Run],
+    train: Callable[..., None],
+    is_done: Callable[[Run, Path], bool],
+    timesteps: int,
+    out: Path,
+    args: argparse.Namespace,
+    **arguments: Any,
+) -> list[Run]:
+    """
+    Do what is left of an experiment with other agents than DQN's, each run with one thread.
+
+    :param runs: in the order in which they start
+    :param train: called as ``train(run, timesteps=..., out=..., report=..., **arguments)``, as of :func:`run_each`
+    :param is_done: called with a run and ``out``
+    :param timesteps: environment steps of each run
+    :param out: folder of the experiment
+    :param args: of :func:`add_machines`
+    :return: the runs that failed
+    :raises SystemExit: at Ctrl-C or SIGTERM
+    """
+    out = out.absolute()
+    one, done = partial(train, timesteps=timesteps, out=out, **arguments), partial(is_done, out=out)
+    try:
+        return run_each(dict.fromkeys(runs, timesteps), one, done, out, args.jobs, args.ray, cpus=1)
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted: the same command goes on from here.") from None
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
 
 
 def run(args: argparse.Namespace, suite: Suite) -> list[Run]:

@@ -21,16 +21,19 @@ from typing import Any
 import gymnasium as gym
 import pandas as pd
 import torch as th
-from reproduce_multigoal import ENV, folder_of, policy_of
-from reproduce_multigoal import run as pretrain
+from _command_line import add_machines, execute
+from reproduce_multigoal import ENV, end, is_done, policy_of
+from reproduce_multigoal import train as pretrain
 from scipy.stats import ttest_rel
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_mirl import ContinuousSQL, budget, hyperparameters
-from sb3_mirl.common.files import FolderInUse, claimed, write_whole
+from sb3_mirl.common.files import claimed, write_whole
 from sb3_mirl.envs.multigoal import GOALS, rollouts
+from sb3_mirl.experiments import Run
+from sb3_mirl.experiments.work import ReportCallback, Reporter
 
 AGENTS = ("sql", "scratch", "sac")
 EPISODES = 50
@@ -70,8 +73,9 @@ def make(agent: str, seed: int, goal: int, pretrained: Path) -> BaseAlgorithm:
     changed: dict[str, Any] = {"learning_starts": WARM_UP, "train_freq": 2, "learning_rate": 1e-3, "seed": seed}
     if agent != "scratch":
         of_four = "sac" if agent == "sac" else "sql"
-        pretrain(folder_of(pretrained, of_four, seed), of_four, seed, budget("continuoussql", ENV))
-        path = folder_of(pretrained, of_four, seed) / "model"
+        before = Run(ENV, of_four, seed)
+        pretrain(before, budget("continuoussql", ENV), pretrained, lambda steps: None)
+        path = pretrained / before.folder / "model"
         if agent == "sac":
             four = SAC.load(path, device="cpu")
             kept = {name: getattr(four, name) for name in ("batch_size", "tau", "policy_kwargs")}
@@ -83,24 +87,16 @@ def make(agent: str, seed: int, goal: int, pretrained: Path) -> BaseAlgorithm:
     return ContinuousSQL(env=env, device="cpu", **values)
 
 
-def run(folder: Path, agent: str, seed: int, pretrained: Path, timesteps: int) -> str:
-    """
-    Fine-tune one agent, unless that is done.
-
-    :return: what became of it
-    """
-    th.set_num_threads(1)
-    try:
-        with claimed(folder):
-            if (folder / "rows.csv").exists():
-                return "was done"
-            goal = seed % len(GOALS)
-            returns = Returns(max(timesteps // 20, 1), {"agent": agent, "seed": seed, "goal": goal})
-            make(agent, seed, goal, pretrained).learn(timesteps, callback=returns)
-            write_whole(folder / "rows.csv", "csv", lambda part: pd.DataFrame(returns.rows).to_csv(part, index=False))
-            return "done"
-    except FolderInUse:
-        return "left to another process"
+def train(run: Run, pretrained: Path, timesteps: int, out: Path, report: Reporter) -> None:
+    """Fine-tune one agent, unless that is done."""
+    with claimed(out / run.folder):
+        if is_done(run, out):
+            return
+        goal = run.seed % len(GOALS)
+        returns = Returns(max(timesteps // 20, 1), {"agent": run.agent, "seed": run.seed, "goal": goal})
+        make(run.agent, run.seed, goal, pretrained).learn(timesteps, callback=[returns, ReportCallback(report, end)])
+        table = pd.DataFrame(returns.rows)
+        write_whole(out / run.folder / "rows.csv", "csv", lambda part: table.to_csv(part, index=False))
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -154,15 +150,16 @@ def main() -> None:
     add("--agents", nargs="+", default=list(AGENTS), choices=AGENTS, metavar="AGENT", help=", ".join(AGENTS))
     add("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     add("--timesteps", type=lambda text: int(float(text)), default=6000, help="environment steps (default: 6000)")
+    add_machines(parser)
     add("--pretrained", type=Path, default=Path("results/multigoal"), help="(default: results/multigoal)")
     add("--out", type=Path, default=Path("results/finetune"), help="(default: results/finetune)")
     add("--plots-only", action="store_true", help="run nothing, show what there is in --out")
     args = parser.parse_args()
-    runs = [(agent, seed) for seed in range(args.seeds) for agent in args.agents]
-    for number, (agent, seed) in enumerate([] if args.plots_only else runs, 1):
-        what = run(folder_of(args.out, agent, seed), agent, seed, args.pretrained, args.timesteps)
-        print(f"{number}/{len(runs)}", agent, seed, what, flush=True)
-    files = [path for agent in AGENTS for path in sorted((args.out / "runs").glob(f"{agent}/seed_*/rows.csv"))]
+    runs = [Run(ENV, agent, seed) for seed in range(args.seeds) for agent in args.agents]
+    failed: list[Run] = []
+    if not args.plots_only:
+        failed = execute(runs, train, is_done, args.timesteps, args.out, args, pretrained=args.pretrained.absolute())
+    files = [path for agent in AGENTS for path in sorted(args.out.glob(f"cells/{ENV}/{agent}/seed_*/rows.csv"))]
     if not files:
         sys.exit(f"There are no results in {args.out} yet.")
     rows = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
@@ -171,6 +168,7 @@ def main() -> None:
     (args.out / "summary.md").write_text(text)
     print(text)
     draw(rows, args.out / "figure_finetune.png")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ of the policy without noise). Needs the extra plots. Writes to --out: rollouts.c
 import argparse
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch as th
+from _command_line import add_machines, execute
 from stable_baselines3 import DDPG, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -31,10 +30,12 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from torch import nn
 
 from sb3_mirl import ContinuousSQL, budget, hyperparameters
-from sb3_mirl.common.files import FolderInUse, claimed, write_whole
+from sb3_mirl.common.files import claimed, write_whole
 from sb3_mirl.continuous_sql import update
 from sb3_mirl.continuous_sql.policies import SamplerPolicy, q_values
 from sb3_mirl.envs.multigoal import ACTION_COST, BOUND, GOAL_DISTANCE, GOAL_REWARD, GOALS, Rollouts, Solution, rollouts, solve
+from sb3_mirl.experiments import Run
+from sb3_mirl.experiments.work import ReportCallback, Reporter
 
 ENV = "MirlMultiGoal-v0"
 AGENTS = ("sql", "sac", "sac_auto", "ddpg", "exact_q")
@@ -171,34 +172,35 @@ def row(algo: str, seed: int, step: int, found: Rollouts) -> dict[str, Any]:
     return {"seed": seed, "algo": algo, "step": step, **shares, **result}
 
 
-def run(folder: Path, agent: str, seed: int, timesteps: int) -> str:
-    """
-    Train and evaluate one agent, unless that is done.
+def train(run: Run, timesteps: int, out: Path, report: Reporter) -> None:
+    """Train and evaluate one agent, unless that is done."""
+    folder, agent, seed = out / run.folder, run.agent, run.seed
+    with claimed(folder):
+        if is_done(run, out):
+            return
+        if agent == "exact_q":
+            th.manual_seed(seed)
+            solution = solve(10.0, GAMMA)
+            rows = [row(agent, seed, 0, rollouts(policy_of(sampler_of_exact_q(seed, solution)), EPISODES, seed))]
+        else:
+            model = make_model(agent, seed, timesteps)
+            snapshots = Snapshots(max(timesteps // 8, 1), seed, agent)
+            model.learn(timesteps, callback=[snapshots, ReportCallback(report, end)])
+            model.save(folder / "model")
+            rows = [*snapshots.rows, row(agent, seed, timesteps, rollouts(policy_of(model), EPISODES, seed + 1000))]
+            if isinstance(model, ContinuousSQL):
+                rows[-1]["value_error"] = value_error(model, solve(10.0, GAMMA))
+                rows.append(row("sql_q", seed, timesteps, rollouts(boltzmann_of_q(model, seed), EPISODES, seed + 1000)))
+        write_whole(folder / "rows.csv", "csv", lambda part: pd.DataFrame(rows).to_csv(part, index=False))
 
-    :return: what became of it
-    """
-    th.set_num_threads(1)
-    try:
-        with claimed(folder):
-            if (folder / "rows.csv").exists():
-                return "was done"
-            if agent == "exact_q":
-                th.manual_seed(seed)
-                solution = solve(10.0, GAMMA)
-                rows = [row(agent, seed, 0, rollouts(policy_of(sampler_of_exact_q(seed, solution)), EPISODES, seed))]
-            else:
-                model = make_model(agent, seed, timesteps)
-                snapshots = Snapshots(max(timesteps // 8, 1), seed, agent)
-                model.learn(timesteps, callback=snapshots)
-                model.save(folder / "model")
-                rows = [*snapshots.rows, row(agent, seed, timesteps, rollouts(policy_of(model), EPISODES, seed + 1000))]
-                if isinstance(model, ContinuousSQL):
-                    rows[-1]["value_error"] = value_error(model, solve(10.0, GAMMA))
-                    rows.append(row("sql_q", seed, timesteps, rollouts(boltzmann_of_q(model, seed), EPISODES, seed + 1000)))
-            write_whole(folder / "rows.csv", "csv", lambda part: pd.DataFrame(rows).to_csv(part, index=False))
-            return "done"
-    except FolderInUse:
-        return "left to another process"
+
+def is_done(run: Run, out: Path) -> bool:
+    return (out / run.folder / "rows.csv").exists()
+
+
+def end() -> None:
+    """Give a run up: it takes a minute or two, and begins anew."""
+    raise KeyboardInterrupt
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -236,7 +238,7 @@ def draw(out: Path, rows: pd.DataFrame, solution: Solution, path: Path) -> None:
     rng = np.random.default_rng(0)
     models: dict[str, Any] = {}
     for agent, cls in (("sql", ContinuousSQL), ("sac", SAC), ("sac_auto", SAC), ("ddpg", DDPG)):
-        files = sorted(folder_of(out, agent, 0).parent.glob("*/model.zip"))
+        files = sorted((out / Run(ENV, agent, 0).folder).parent.glob("*/model.zip"))
         if files:
             models[agent] = cls.load(files[0], device="cpu")
     policies = {"exact": lambda positions: solution.sample(positions, rng)}
@@ -287,11 +289,6 @@ def draw(out: Path, rows: pd.DataFrame, solution: Solution, path: Path) -> None:
     plt.close(figure)
 
 
-def folder_of(out: Path, agent: str, seed: int) -> Path:
-    """Where a run's files are."""
-    return out / "runs" / agent / f"seed_{seed}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -300,24 +297,18 @@ def main() -> None:
     add("--seeds", type=int, default=10, help="number of seeds (default: 10)")
     add("--first-seed", type=int, default=0, help="the others follow it (default: 0)")
     add("--timesteps", type=lambda text: int(float(text)), default=default, help=f"environment steps (default: {default:g})")
-    add("--jobs", type=int, default=1, help="runs at the same time, each with one thread (default: 1)")
+    add_machines(parser)
     add("--out", type=Path, default=Path("results/multigoal"), help="(default: results/multigoal)")
     add("--plots-only", action="store_true", help="run nothing, show what there is in --out")
     args = parser.parse_args()
 
     # the first seed of every agent first: an experiment that is cut off still compares all of them
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    runs = [(agent, seed) for seed in seeds for agent in args.agents]
-    failed = False
+    runs = [Run(ENV, agent, seed) for seed in seeds for agent in args.agents]
+    failed: list[Run] = []
     if not args.plots_only:
-        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-            futures = {pool.submit(run, folder_of(args.out, *one), *one, args.timesteps): one for one in runs}
-            for number, future in enumerate(as_completed(futures), 1):
-                error = future.exception()
-                failed |= error is not None
-                what = f"failed: {error!r}" if error else future.result()
-                print(f"{number}/{len(runs)}", *futures[future], what, flush=True)
-    files = sorted((args.out / "runs").glob("*/seed_*/rows.csv"))
+        failed = execute(runs, train, is_done, args.timesteps, args.out, args)
+    files = sorted(args.out.glob("cells/*/*/seed_*/rows.csv"))
     if not files:
         sys.exit(f"There are no results in {args.out} yet.")
     solution = solve(10.0, GAMMA)
@@ -333,7 +324,7 @@ def main() -> None:
     (args.out / "summary.md").write_text(summary)
     print(summary)
     draw(args.out, rows, solution, args.out / "figure_multigoal.png")
-    sys.exit(failed)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

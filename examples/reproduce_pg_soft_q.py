@@ -11,35 +11,37 @@ gradient against soft Q-learning at three temperatures; `prior` a learned prior 
 Breakout; `speed` environment steps per CPU second of SoftPQN and of SoftDQN at beta = inf, in turns in one process. Needs
 `pip install minatar`; `atari` and `speed` also the ALE.
 
-Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. Several commands may
-share one --out: each run is done by one of them, and parts share runs. Writes curve.csv for each run, and runs.csv, table.md
-and <part>.png for the part: return of the last 100 training episodes; priors.csv and priors.png where priors are learned. To
-go on from the runs of the results page:
+Finished runs are kept and a killed one goes on from its last checkpoint: the same command continues. `--jobs 2` does two runs
+at a time, `--ray` shares them among machines. Several commands may share one --out, and parts share runs. Writes curve.csv for
+each run, and runs.csv, table.md and <part>.png for the part: return of the last 100 training episodes; priors.csv and
+priors.png where priors are learned. To go on from the runs of the results page:
 
     mkdir -p results/pg_soft_q && tar xzf examples/runs/pg_soft_q.tar.gz -C results/pg_soft_q
 """
 
 import argparse
-import itertools
 import math
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from _command_line import add_machines, execute
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
-from sb3_mirl.common.files import FolderInUse, claimed
+from sb3_mirl.common.files import claimed
 from sb3_mirl.envs.minatar import GAMES, MinAtarCNN
 from sb3_mirl.experiments import Run, results, statistics
 from sb3_mirl.experiments.games import make_minatar_env
 from sb3_mirl.experiments.results import markdown
+from sb3_mirl.experiments.work import ReportCallback, Reporter
 
 POINTS = 40
 """Of a learning curve."""
@@ -198,35 +200,34 @@ def make_model(agent: str, game: str, seed: int, timesteps: int) -> BaseAlgorith
     return cls("MlpPolicy" if game in GAMES else "CnnPolicy", env, seed=seed, device="cpu", **arguments)
 
 
-def run(job: Run, timesteps: int, out: Path) -> None:
-    """Trains one agent, from its last checkpoint if there is one; nothing where it is done, or another process does it."""
-    folder = out / job.folder
-    try:
-        with claimed(folder):
-            if not (folder / "curve.csv").exists():
-                train(job, timesteps, folder)
-    except FolderInUse:
-        print(f"{folder} is being run by another process, and left to it.", flush=True)
+def train(run: Run, timesteps: int, out: Path, report: Reporter) -> None:
+    """Train one agent, from its last checkpoint if there is one, unless that is done."""
+    folder = out / run.folder
+    with claimed(folder):
+        if is_done(run, out):
+            return
+        checkpoint, curve = (
+            ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1),
+            Curve(timesteps // POINTS),
+        )
+        if checkpoint.exists():
+            model = resume(folder / "checkpoint", environments(run.game, AGENTS[run.agent][1]["n_envs"], run.seed), "cpu")
+        else:
+            model = make_model(run.agent, run.game, run.seed, timesteps)
+        model.learn(timesteps, [ReportCallback(report, checkpoint.interrupt), curve, checkpoint], log_interval=10**9)
+        if checkpoint.interrupted:
+            raise KeyboardInterrupt
+        curve._on_rollout_start()
+        if not curve.rows:
+            raise ValueError(f"No episode ended within {timesteps} steps: raise --timesteps.")
+        pd.DataFrame(curve.rows).to_csv(folder / "curve.csv", index=False)
+        if getattr(model, "prior_lr", 0) > 0:
+            model.prior_callback.save(folder / "prior_history.npz")
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
-def train(job: Run, timesteps: int, folder: Path) -> None:
-    checkpoint, curve = ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1), Curve(timesteps // POINTS)
-    if checkpoint.exists():
-        model = resume(folder / "checkpoint", environments(job.game, AGENTS[job.agent][1]["n_envs"], job.seed), "cpu")
-    else:
-        model = make_model(job.agent, job.game, job.seed, timesteps)
-    model.learn(timesteps, callback=[curve, checkpoint], log_interval=10**9)
-    if checkpoint.interrupted:
-        raise SystemExit("Interrupted: the same command goes on from here.")
-    curve._on_rollout_start()
-    if not curve.rows:
-        raise SystemExit(f"{job.game} {job.agent}: no episode ended within {timesteps} steps: raise --timesteps.")
-    pd.DataFrame(curve.rows).to_csv(folder / "curve.csv", index=False)
-    if getattr(model, "prior_lr", 0) > 0:
-        model.prior_callback.save(folder / "prior_history.npz")
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    last = curve.rows[-1]
-    print(f"{job.game} {job.agent} seed {job.seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in last.items()), flush=True)
+def is_done(run: Run, out: Path) -> bool:
+    return (out / run.folder / "curve.csv").exists()
 
 
 def read(folders: dict[str, Path], games: list[str]) -> pd.DataFrame:
@@ -431,6 +432,7 @@ def main() -> None:
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), metavar="AGENT", help="in place of the part's")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     parser.add_argument("--timesteps", type=steps, default=1_000_000, help="environment steps of a run (default: 1e6)")
+    add_machines(parser)
     parser.add_argument("--seconds", type=float, default=20, help="CPU seconds of a measurement of speed (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="of measurements of speed (default: 3)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="of `speed`")
@@ -453,9 +455,12 @@ def main() -> None:
     }
     # a run of another length is another run; parts share the others
     folders = {agent: args.out / f"{length}_steps" for agent, length in lengths.items()}
+    failed: list[Run] = []
     if not args.plots_only:
-        for seed, game, agent in itertools.product(range(args.seeds), games, agents):
-            run(Run(game, agent, seed), lengths[agent], folders[agent])
+        runs = [Run(game, agent, seed) for seed in range(args.seeds) for game in games for agent in agents]
+        for length in sorted(set(lengths.values())):
+            out = args.out / f"{length}_steps"
+            failed += execute([run for run in runs if lengths[run.agent] == length], train, is_done, length, out, args)
     out = args.out / f"{args.part}_{args.timesteps:g}"
     write(read(folders, games), rows, args.part, out)
     priors = read_priors(folders, games)
@@ -463,6 +468,8 @@ def main() -> None:
         priors.to_csv(out / "priors.csv", index=False, float_format="%.4g")
         draw_priors(priors, {agent: title for title, row in rows.items() for agent in row}, out / "priors.png")
     print(f"Tables and figures in {out}")
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

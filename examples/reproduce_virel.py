@@ -12,7 +12,8 @@ such as the sensitivity to the one constant that the paper leaves out, and to ho
         virel:residual_scale=0.1,residual_estimator=double
 
 Finished runs are kept and a killed one goes on from its last snapshot: the same command continues, on the CPU to the last
-bit; several commands may work on one folder. To go on from the runs of the results page:
+bit; several commands may work on one folder, and `--ray` shares the work among machines. To go on from the runs of the
+results page:
 
     mkdir -p results/virel && tar xzf examples/runs/virel.tar.gz -C results/virel
 
@@ -23,9 +24,8 @@ return, T and the entropy of the policy against steps.
 """
 
 import argparse
+import shutil
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 import yaml
+from _command_line import add_machines, execute
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
@@ -40,7 +41,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_mirl import VIREL, ResumableCheckpoint, resume
-from sb3_mirl.common.files import FolderInUse, claimed, write_whole
+from sb3_mirl.common.files import claimed, write_whole
+from sb3_mirl.experiments import Run
+from sb3_mirl.experiments.work import ReportCallback, Reporter
 
 ENVS = ("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "Swimmer-v4", "Hopper-v4")
 AGENTS: dict[str, dict[str, Any]] = {
@@ -121,31 +124,30 @@ def make_model(agent: str, env_id: str, seed: int, env: Any) -> BaseAlgorithm:
     return (SAC if algo == "sac" else VIREL)(env=env, seed=seed, device="cpu", **arguments)
 
 
-def train(folder: Path, agent: str, env_id: str, seed: int, timesteps: int, every: int) -> str:
-    """
-    One run, from its last checkpoint if there is one.
+def train(run: Run, timesteps: int, every: int, out: Path, report: Reporter) -> None:
+    """One run, from its last checkpoint if there is one."""
+    folder = out / run.folder
+    with claimed(folder):
+        if is_done(run, out):
+            return
+        checkpoint = ResumableCheckpoint(folder / "checkpoint", every, keep=1)
+        env = make_vec_env(run.game, seed=run.seed)
+        if checkpoint.exists():
+            model = resume(checkpoint.folder, env, "cpu")
+        else:
+            model = make_model(run.agent, run.game, run.seed, env)
+        label = {"env": run.game, "agent": run.agent, "seed": run.seed}
+        snapshots = Snapshots(make_vec_env(run.game, seed=10_000 + run.seed), every, folder, label)
+        model.learn(timesteps, callback=[ReportCallback(report, checkpoint.interrupt), snapshots, checkpoint])
+        if checkpoint.interrupted:
+            raise KeyboardInterrupt
+        model.save(folder / "model")
+        (folder / "done").touch()
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
-    :return: what became of it
-    """
-    th.set_num_threads(1)
-    try:
-        with claimed(folder):
-            if (folder / "done").exists():
-                return "was done"
-            checkpoint = ResumableCheckpoint(folder / "checkpoint", every, keep=1)
-            env = make_vec_env(env_id, seed=seed)
-            resumes = any((folder / "checkpoint").glob("checkpoint_*"))
-            model = resume(folder / "checkpoint", env, "cpu") if resumes else make_model(agent, env_id, seed, env)
-            label = {"env": env_id, "agent": agent, "seed": seed}
-            snapshots = Snapshots(make_vec_env(env_id, seed=10_000 + seed), every, folder, label)
-            model.learn(timesteps, callback=[snapshots, checkpoint])
-            if model.num_timesteps < timesteps:
-                return "interrupted"
-            model.save(folder / "model")
-            (folder / "done").touch()
-            return "done"
-    except FolderInUse:
-        return "left to another process"
+
+def is_done(run: Run, out: Path) -> bool:
+    return (out / run.folder / "done").exists()
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -205,7 +207,7 @@ def main() -> None:
     add("--first-seed", type=int, default=0, help="the others follow it (default: 0)")
     add("--timesteps", type=_steps, default=20_000, help="environment steps of a run (default: 2e4)")
     add("--snapshot-every", type=_steps, default=2_000, help="environment steps (default: 2e3)")
-    add("--jobs", type=int, default=1, help="runs at the same time, each with one thread (default: 1)")
+    add_machines(parser)
     add("--out", type=Path, default=Path("results/virel"), help="(default: results/virel)")
     add("--plots-only", action="store_true", help="run nothing, show what there is in --out")
     args = parser.parse_args()
@@ -214,23 +216,11 @@ def main() -> None:
 
     # the first seed of everything first: an experiment that is cut off still compares all agents
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    runs = [(env_id, agent, seed) for seed in seeds for env_id in args.envs for agent in args.agents]
-    failed = False
+    runs = [Run(env_id, agent, seed) for seed in seeds for env_id in args.envs for agent in args.agents]
+    failed: list[Run] = []
     if not args.plots_only:
-        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-            futures = {
-                pool.submit(train, folder_of(args.out, *run), run[1], run[0], run[2], args.timesteps, args.snapshot_every): run
-                for run in runs
-            }
-            try:
-                for future in as_completed(futures):
-                    error = future.exception()
-                    failed |= error is not None
-                    print(*futures[future], f"failed: {error!r}" if error else future.result(), flush=True)
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)  # those under way save a checkpoint, as they have got the signal too
-                sys.exit("Interrupted: the same command goes on from here.")
-    files = [path for run in runs if (path := folder_of(args.out, *run) / "rows.csv").exists()]
+        failed = execute(runs, train, is_done, args.timesteps, args.out, args, every=args.snapshot_every)
+    files = [path for run in runs if (path := args.out / run.folder / "rows.csv").exists()]
     if not files:
         sys.exit(f"There are no results in {args.out} yet.")
     rows = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
@@ -238,12 +228,7 @@ def main() -> None:
     (args.out / "table.md").write_text(table(rows))
     print(table(rows))
     draw(rows, args.out / "curves.png")
-    sys.exit(failed)
-
-
-def folder_of(out: Path, env_id: str, agent: str, seed: int) -> Path:
-    """Where a run's files are."""
-    return out / "runs" / env_id / agent.replace(":", "_") / f"seed_{seed}"
+    sys.exit(bool(failed))
 
 
 def _steps(text: str) -> int:

@@ -117,10 +117,14 @@ def test_the_example(tmp_path: Path) -> None:
     """From training to the picture, and that a second call only shows what is there."""
     pytest.importorskip("rliable", reason="pip install 'sb3-mirl[plots]'")
     module = importlib.import_module("reproduce_multigoal")
-    run = module.folder_of(tmp_path, "sql", 0)
-    assert module.run(run, "sql", 0, 240) == "done" and module.run(run, "sql", 0, 240) == "was done"
-    assert module.run(module.folder_of(tmp_path, "ddpg", 0), "ddpg", 0, 120) == "done"
-    rows = pd.read_csv(run / "rows.csv")
+    told = list[int]()
+    for agent, timesteps in (("sql", 240), ("ddpg", 120), ("sql", 240)):
+        module.train(module.Run(module.ENV, agent, 0), timesteps, tmp_path, told.append)
+    assert sum(told) == 240 + 120, "the second time there is nothing left to do"
+    with pytest.raises(KeyboardInterrupt):
+        module.train(module.Run(module.ENV, "ddpg", 1), 120, tmp_path, lambda steps: True)
+    assert not module.is_done(module.Run(module.ENV, "ddpg", 1), tmp_path)
+    rows = pd.read_csv(tmp_path / module.Run(module.ENV, "sql", 0).folder / "rows.csv")
     assert rows["step"].tolist() == [30 * i for i in range(1, 9)] + [240, 240]
     np.testing.assert_allclose(rows[module.SHARES].sum(axis=1), 1)
     assert rows["algo"].tolist() == ["sql"] * 9 + ["sql_q"] and rows["value_error"].notna().sum() == 1
@@ -150,9 +154,9 @@ def test_fine_tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "budget", lambda algo, env: 150)
     rows = []
     for agent in module.AGENTS:
-        folder = module.folder_of(tmp_path / "fine", agent, 1)
-        assert module.run(folder, agent, 1, tmp_path / "four", 140) == "done"
-        rows.append(pd.read_csv(folder / "rows.csv"))
+        run = module.Run(module.ENV, agent, 1)
+        module.train(run, tmp_path / "four", 140, tmp_path / "fine", lambda steps: None)
+        rows.append(pd.read_csv(tmp_path / "fine" / run.folder / "rows.csv"))
         assert rows[-1]["step"].tolist() == [7 * i for i in range(21)] and (rows[-1]["goal"] == 1).all()
     model = module.make("sql", 1, 1, tmp_path / "four")
     assert (

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_mirl import MIRL
-from sb3_mirl.experiments import MINATAR, Run, Settings, run_all, work
+from sb3_mirl.experiments import MINATAR, Run, Settings, Suite, engines, run_all, run_each, work
 from sb3_mirl.experiments.training import is_done, train
 
 SETTINGS = Settings(timesteps=8000, snapshot_every=800, preset="default", eval_episodes=1)
@@ -110,15 +111,19 @@ def test_a_run_that_is_to_stop_saves_a_checkpoint_and_does_not_begin_again(
         env = MINATAR.make_env(game, n_envs, seed, training)
         return env if training else StopAtEvaluation(env)
 
+    def one(suite: Suite) -> engines.Outcome:
+        run = partial(train, suite=suite, settings=settings, out=tmp_path, device="cpu")
+        return work.work(RUN, run, tmp_path, 1, stop)
+
     suite = MINATAR._replace(make_env=make_env)
     for _ in range(2):
-        outcome = work.work(RUN, suite, settings, tmp_path, "cpu", 1, stop)
+        outcome = one(suite)
         assert outcome == (RUN, "left", "")
         (checkpoint,) = (tmp_path / RUN.folder / "checkpoint").glob("checkpoint_*")
-        assert 1000 <= int(checkpoint.name.split("_")[1]) < 1100, "at the first report after the evaluation"
-    assert 1000 <= int((tmp_path / RUN.folder / work.PROGRESS).read_text()) < 1100
+        assert 800 < int(checkpoint.name.split("_")[1]) < 900, "at the first report after the evaluation"
+    assert 800 < int((tmp_path / RUN.folder / work.PROGRESS).read_text()) < 900
     stop.unlink()
-    assert work.work(RUN, MINATAR, settings, tmp_path, "cpu", 1, stop).how == "done"
+    assert one(MINATAR).how == "done"
     assert (tmp_path / RUN.folder / work.PROGRESS).read_text() == "2400"
 
 
@@ -128,7 +133,26 @@ def test_the_bar_shows_what_the_files_say(tmp_path: Path, capsys: pytest.Capture
     runs = [RUN._replace(seed=seed) for seed in range(3)]
     (tmp_path / runs[1].folder).mkdir(parents=True)
     (tmp_path / runs[1].folder / work.PROGRESS).write_text("2000")
-    with runner._progress(runs, runs[1:], SETTINGS, tmp_path) as show:
+    with runner._progress(dict.fromkeys(runs, SETTINGS.timesteps), runs[1:], tmp_path) as show:
         show(runner.Outcome(runs[2], "failed", "for a reason"))
     told = "".join(capsys.readouterr())
     assert "1/3 runs done" in told and "10.0k/24.0k" in told and "rare_action mirl seed 2 failed: for a reason" in told
+
+
+def test_any_training(tmp_path: Path) -> None:
+    good, bad = Run("maze", "mine:rate=0.1", 0), Run("maze", "mine:rate=nonsense", 0)
+
+    def train(run: Run, report: Any) -> None:
+        float(run.agent.partition("=")[2])
+        (tmp_path / run.folder).mkdir(parents=True)
+        for _ in range(20):
+            assert not report(1)
+        report(0)
+
+    def is_done(run: Run) -> bool:
+        return (tmp_path / run.folder / work.PROGRESS).exists()
+
+    assert run_each({bad: 10, good: 20}, train, is_done, tmp_path, jobs=2) == [bad]
+    assert "could not convert string to float: 'nonsense'" in (tmp_path / bad.folder / "error.txt").read_text()
+    assert (tmp_path / "cells" / "maze" / "mine_rate=0.1" / "seed_0" / work.PROGRESS).read_text() == "20"
+    assert run_each({good: 20}, train, is_done, tmp_path) == [], "a folder that is made twice would be an error"

@@ -134,14 +134,22 @@ def example() -> Any:
 def test_the_example_goes_on(example: Any, tmp_path: Path) -> None:
     """One whole run, and one that is cut off in the middle: the same snapshots."""
     agent = "virel:batch_size=16,residual_scale=0.1"
-    whole, cut = (example.folder_of(tmp_path / name, "Pendulum-v1", agent, 0) for name in ("whole", "cut"))
-    train = partial(example.train, agent=agent, env_id="Pendulum-v1", seed=0, every=60)
-    assert train(whole, timesteps=180) == "done" and train(whole, timesteps=180) == "was done"
-    train(cut, timesteps=120)
-    (cut / "done").unlink()
-    train(cut, timesteps=180)
-    assert (cut / "rows.csv").read_text() == (whole / "rows.csv").read_text()
-    rows = pd.read_csv(whole / "rows.csv")
+    run, told = example.Run("Pendulum-v1", agent, 0), list[int]()
+
+    def report(steps: int) -> bool:
+        told.append(steps)
+        return sum(told) == 130
+
+    train = partial(example.train, run, timesteps=180, every=60)
+    train(out=tmp_path / "whole", report=lambda steps: False)
+    with pytest.raises(KeyboardInterrupt):
+        train(out=tmp_path / "cut", report=report)
+    assert not example.is_done(run, tmp_path / "cut")
+    train(out=tmp_path / "cut", report=lambda steps: False)
+    whole, cut = (tmp_path / name / run.folder / "rows.csv" for name in ("whole", "cut"))
+    assert cut.read_text() == whole.read_text()
+    assert all(map(example.is_done, [run, run], [tmp_path / "whole", tmp_path / "cut"]))
+    rows = pd.read_csv(whole)
     assert rows["timesteps"].tolist() == [60, 120, 180] and rows["temperature"].notna().tolist() == [False, True, True]
     two = pd.concat([rows, rows.assign(seed=1, score=rows["score"] - 100)])
     lines = example.table(two).splitlines()

@@ -8,10 +8,10 @@ from typing import Any
 
 from sb3_mirl.experiments.agents import AGENTS
 from sb3_mirl.experiments.games import ATARI, MINATAR
-from sb3_mirl.experiments.runner import run_all
+from sb3_mirl.experiments.runner import run_all, run_each
 from sb3_mirl.experiments.settings import Run, Settings, Suite
 
-__all__ = ["AGENTS", "ATARI", "MINATAR", "Run", "Settings", "Suite", "run_all"]
+__all__ = ["AGENTS", "ATARI", "MINATAR", "Run", "Settings", "Suite", "run_all", "run_each"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sb3_mirl.common.workers import usable_cpus
 from sb3_mirl.experiments.engines import Outcome, on_ray, on_this_machine
 from sb3_mirl.experiments.settings import Run, Settings, Suite
-from sb3_mirl.experiments.training import is_done
+from sb3_mirl.experiments.training import is_done, train
 from sb3_mirl.experiments.work import EVERY, PROGRESS, work
 
 TRIES = 2
@@ -55,12 +55,40 @@ def run_all(
     :raises KeyboardInterrupt: at Ctrl-C or SIGTERM
     """
     settings.check()
-    waiting = [run for run in runs if not is_done(run, settings, out)]
-    failed: list[Run] = []
     out = out.absolute()
-    with _progress(runs, waiting, settings, out) as show, _stopping(out) as stop:
+    one = partial(train, suite=suite, settings=settings, out=out, device=device)
+    done = partial(is_done, settings=settings, out=out)
+    return run_each(dict.fromkeys(runs, settings.timesteps), one, done, out, jobs, ray, cpus, gpus)
+
+
+def run_each(
+    runs: Mapping[Run, int],
+    train: Callable[..., None],
+    is_done: Callable[[Run], bool],
+    out: Path,
+    jobs: int = 1,
+    ray: str | bool = False,
+    cpus: int | None = None,
+    gpus: float = 0.0,
+) -> list[Run]:
+    """
+    As :func:`run_all`, for any training.
+
+    :param runs: what to run, with its length in environment steps
+    :param train: called as ``train(run, report=report)`` in a process of its own, where it claims the folder
+        ``out / run.folder`` (:func:`~sb3_mirl.common.files.claimed`). It tells ``report`` of the steps done, best by a
+        :class:`~sb3_mirl.experiments.work.ReportCallback`, and raises KeyboardInterrupt where that asks for an end
+    :param is_done: whether a run has come to its end
+    :param out: as the others, of :func:`run_all`
+    :return: the runs that failed
+    :raises KeyboardInterrupt: at Ctrl-C or SIGTERM
+    """
+    out = out.absolute()
+    waiting = [run for run in runs if not is_done(run)]
+    failed: list[Run] = []
+    with _progress(runs, waiting, out) as show, _stopping(out) as stop:
         threads = cpus or (1 if ray else max(1, usable_cpus() // jobs))
-        one = partial(work, suite=suite, settings=settings, out=out, device=device, threads=threads, stop=stop)
+        one = partial(work, train=train, out=out, threads=threads, stop=stop)
 
         def execute(runs: Sequence[Run]) -> Iterator[Outcome | None]:
             address = ray if isinstance(ray, str) else None
@@ -104,29 +132,31 @@ def _stopping(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _progress(runs: Sequence[Run], waiting: Sequence[Run], settings: Settings, out: Path) -> Iterator[Any]:
+def _progress(runs: Mapping[Run, int], waiting: Sequence[Run], out: Path) -> Iterator[Any]:
     """A bar of the environment steps of all runs, and a function that is given outcomes, or None as time goes by."""
     # a log file gets a line now and then, not one for every update
     every = 0.5 if sys.stderr.isatty() else 60.0
-    total, done = len(runs) * settings.timesteps, len(runs) - len(waiting)
-    steps, looked = dict.fromkeys(waiting, 0), 0.0
-    with tqdm(total=total, unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every) as bar:
+    done, looked = len(runs) - len(waiting), 0.0
+    steps = {run: 0 if run in waiting else runs[run] for run in runs}
+    with tqdm(
+        total=sum(runs.values()), unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every
+    ) as bar:
 
         def show(outcome: Outcome | None) -> None:
             nonlocal done, looked
             if outcome is not None and outcome.how == "failed":
                 bar.write(f"{outcome.run} failed: {outcome.error}")
             if outcome is not None and outcome.how == "done":
-                done, steps[outcome.run] = done + 1, settings.timesteps
+                done, steps[outcome.run] = done + 1, runs[outcome.run]
             if outcome is None and time.monotonic() < looked + EVERY:
                 return
             looked = time.monotonic()
             for run in steps:
-                if steps[run] < settings.timesteps:
+                if steps[run] < runs[run]:
                     with suppress(OSError, ValueError):  # not there yet, or just being written
                         steps[run] = int((out / run.folder / PROGRESS).read_text())
             bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
-            bar.update(total - len(waiting) * settings.timesteps + sum(steps.values()) - bar.n)
+            bar.update(sum(steps.values()) - bar.n)
 
         show(None)
         yield show

@@ -25,7 +25,7 @@ class Run(NamedTuple):
     @property
     def folder(self) -> Path:
         """Folder of its files, relative to the experiment's."""
-        return Path("cells", self.game, self.agent, f"seed_{self.seed}")
+        return Path("cells", self.game, self.agent.replace(":", "_"), f"seed_{self.seed}")  # as Windows allows no colons
 
     @classmethod
     def of(cls, folder: Path) -> "Run":

@@ -1,7 +1,6 @@
 """Evaluations of a run at regular snapshots, in files that a resumed run goes on with."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +19,6 @@ from sb3_mirl.soft_dqn import SoftDQN
 with extra("plots"):
     import pandas as pd
 
-Report = Callable[[int], bool | None]
-"""(environment steps since the last call) -> whether to stop"""
-REPORT_EVERY = 1000  # environment steps
 EVALUATIONS, HISTORY, SNAPSHOTS = "evaluations.npz", "prior_history.npz", "snapshots.csv"
 COLUMNS = ("timesteps", "beta", "training_score", "seconds")
 
@@ -40,24 +36,18 @@ class SnapshotCallback(StatelessCallback):
     The evaluation draws from its own random numbers: training is the same whether and how one evaluates.
     """
 
-    def __init__(self, folder: Path, evaluation: VecEnv, settings: Settings, report: Report, stop: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, evaluation: VecEnv, settings: Settings) -> None:
         super().__init__()
         self.folder, self.evaluation, self.settings = folder, evaluation, settings
-        self.report, self.stop = report, stop
 
     def _on_training_start(self) -> None:
-        self._begun, self._reported = time.monotonic(), self.num_timesteps
-        self.report(self.num_timesteps)
+        self._begun = time.monotonic()
         path = self.folder / SNAPSHOTS
         before = read_table(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
         self._rows: list[dict[Any, Any]] = before[before["timesteps"] <= self.num_timesteps].to_dict("records")
         self._seconds_before = self._rows[-1]["seconds"] if self._rows else 0.0
 
     def _on_step(self) -> bool:
-        if self.num_timesteps - self._reported >= REPORT_EVERY or self.num_timesteps >= self.settings.timesteps:
-            if self.report(self.num_timesteps - self._reported):
-                self.stop()
-            self._reported = self.num_timesteps
         return True
 
     def _on_rollout_end(self) -> None:

@@ -11,7 +11,8 @@ from sb3_mirl.checkpoint import ResumableCheckpoint, resume
 from sb3_mirl.common.files import claimed, write_whole
 from sb3_mirl.experiments.agents import AGENTS, make_agent
 from sb3_mirl.experiments.settings import Run, Settings, Suite
-from sb3_mirl.experiments.snapshots import Report, SnapshotCallback
+from sb3_mirl.experiments.snapshots import SnapshotCallback
+from sb3_mirl.experiments.work import ReportCallback, Reporter
 from sb3_mirl.soft_dqn import SoftDQN
 
 SETTINGS, CHECKPOINT, TENSORBOARD = "settings.json", "checkpoint", "tensorboard"
@@ -39,12 +40,12 @@ def is_done(run: Run, settings: Settings, out: Path) -> bool:
     return (folder / "done").exists()
 
 
-def train(run: Run, suite: Suite, settings: Settings, out: Path, device: str, report: Report) -> None:
+def train(run: Run, suite: Suite, settings: Settings, out: Path, device: str, report: Reporter) -> None:
     """
     Train and evaluate one agent. Resume a run that was killed at its last snapshot, see :func:`sb3_mirl.resume`; do
     nothing if it is done.
 
-    :param report: called with the number of environment steps done since the last call; True ends the training
+    :param report: told of the environment steps; says when the training is to end
     :raises FolderInUse: if another process is busy with this run
     :raises KeyboardInterrupt: once a checkpoint is saved, if SIGINT, SIGTERM or ``report`` asked the training to end
     :raises ValueError: if the run was begun with other settings
@@ -55,7 +56,7 @@ def train(run: Run, suite: Suite, settings: Settings, out: Path, device: str, re
             _train(run, suite, settings, folder, device, report)
 
 
-def _train(run: Run, suite: Suite, settings: Settings, folder: Path, device: str, report: Report) -> None:
+def _train(run: Run, suite: Suite, settings: Settings, folder: Path, device: str, report: Reporter) -> None:
     write_whole(folder / SETTINGS, "json", lambda part: part.write_text(json.dumps(asdict(settings), indent=1)))
     env = suite.make_env(run.game, settings.n_envs, run.seed, True)
     evaluation = suite.make_env(run.game, min(EVALUATION_ENVS, settings.eval_episodes), run.seed, False)
@@ -75,7 +76,7 @@ def _train(run: Run, suite: Suite, settings: Settings, folder: Path, device: str
         checkpoint.interrupt()
 
     # evaluated before it is saved: a checkpoint is never ahead of the evaluations
-    callbacks: list[BaseCallback] = [SnapshotCallback(folder, evaluation, settings, report, stop)]
+    callbacks: list[BaseCallback] = [ReportCallback(report, stop), SnapshotCallback(folder, evaluation, settings)]
     if resumable:
         callbacks.append(checkpoint)
     model.learn(settings.timesteps, callback=callbacks, log_interval=LOG_INTERVAL)
