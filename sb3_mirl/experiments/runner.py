@@ -138,9 +138,19 @@ def _progress(runs: Mapping[Run, int], waiting: Sequence[Run], out: Path) -> Ite
     every = 0.5 if sys.stderr.isatty() else 60.0
     done, looked = len(runs) - len(waiting), 0.0
     steps = {run: 0 if run in waiting else runs[run] for run in runs}
+
+    def look() -> None:
+        for run in steps:
+            if steps[run] < runs[run]:
+                with suppress(OSError, ValueError):  # not there yet, or just being written
+                    steps[run] = int((out / run.folder / PROGRESS).read_text())
+
+    look()
+    # what has been done before says nothing about the time left
     with tqdm(
-        total=sum(runs.values()), unit=" steps", unit_scale=True, smoothing=0.05, mininterval=every, maxinterval=every
-    ) as bar:
+        total=sum(runs.values()), initial=sum(steps.values()), unit=" steps", unit_scale=True, smoothing=0.05,
+        mininterval=every, maxinterval=every,
+    ) as bar:  # fmt: skip
 
         def show(outcome: Outcome | None) -> None:
             nonlocal done, looked
@@ -151,10 +161,7 @@ def _progress(runs: Mapping[Run, int], waiting: Sequence[Run], out: Path) -> Ite
             if outcome is None and time.monotonic() < looked + EVERY:
                 return
             looked = time.monotonic()
-            for run in steps:
-                if steps[run] < runs[run]:
-                    with suppress(OSError, ValueError):  # not there yet, or just being written
-                        steps[run] = int((out / run.folder / PROGRESS).read_text())
+            look()
             bar.set_description(f"{done}/{len(runs)} runs done", refresh=False)
             bar.update(sum(steps.values()) - bar.n)
 
