@@ -168,8 +168,16 @@ def test_callbacks_go_on(tmp_path: Path, times: int) -> None:
     assert uninterrupted[1].seen == resumed[1].seen  # type: ignore[attr-defined]
 
 
-def test_configuration_of_callbacks_is_that_of_the_new_ones(tmp_path: Path) -> None:
+class OwnEvaluation(EvalCallback):
+    def __init__(self, folder: Path, freq: int) -> None:
+        super().__init__(Monitor(ScriptedEnv()), eval_freq=freq, n_eval_episodes=1, log_path=str(folder))
+
+
+@pytest.mark.parametrize("subclass", [False, True])
+def test_configuration_of_callbacks_is_that_of_the_new_ones(subclass: bool, tmp_path: Path) -> None:
     def evaluate(folder: str, freq: int) -> EvalCallback:
+        if subclass:
+            return OwnEvaluation(tmp_path / folder, freq)
         return EvalCallback(Monitor(ScriptedEnv()), eval_freq=freq, n_eval_episodes=1, log_path=str(tmp_path / folder))
 
     model = MIRL("MlpPolicy", ScriptedEnv(), **SMALL)

@@ -166,7 +166,7 @@ def _noise_distribution(model: BaseAlgorithm) -> Any:
 class CallbackRecord:
     """
     Record what the callbacks of a training have counted: what they say by a method ``state_dict``, else their
-    attributes as far as these can be pickled. Arguments of the constructor are configuration and left out, unless the
+    attributes as far as these can be pickled. Arguments of constructors are configuration and left out, unless the
     training has changed them. Evaluation environments are saved like those of the training.
 
     :param root: the callback of a training that begins, with those inside
@@ -176,7 +176,9 @@ class CallbackRecord:
     def __init__(self, root: BaseCallback, resumed_from: Mapping[str, dict[str, Any]]) -> None:
         self._arguments = {}  # pickled arguments of constructors that the training has not changed, by callback
         for name, callback in _named(root).items():
-            keys = inspect.signature(type(callback).__init__).parameters.keys() & vars(callback).keys()
+            # of a parent's constructor as well: a subclass may have one of its own
+            constructors = [inspect.signature(cls).parameters for cls in type(callback).__mro__]
+            keys = vars(callback).keys() & set().union(*constructors)
             keys -= resumed_from.get(name, {}).get("attributes", {}).keys()
             self._arguments[name] = {key: _pickled(vars(callback)[key]) for key in keys}
         self.problems: list[str] = []  # what will not go on
