@@ -39,8 +39,8 @@ def _layers_of(network: nn.Module) -> list[nn.Module] | None:
     parameters = [p for layer in linear for p in (getattr(layer, "weight", None), getattr(layer, "bias", None))]
     replaced = {"forward", "extract_features", "_compiled_call_impl"}
     fits = (
-        not any(replaced & vars(module).keys() for module in network.modules())
-        and type(extractor) is FlattenExtractor
+        type(extractor) is FlattenExtractor  # first, as this is asked before every update of other networks
+        and not any(replaced & vars(module).keys() for module in network.modules())
         and {type(layer) for layer in linear} == {nn.Linear}
         and {type(layer) for layer in between} in ({nn.ReLU}, {nn.Tanh})
         and len(linear) == len(between) + 1
