@@ -192,7 +192,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             if name == "temperature":
                 ax.set_yscale("log")
         axes[0, column].set_title(env_id, loc="left")
-        step_axis(axes[-1, column], float(rows["timesteps"].max()))
+        step_axis(axes[-1, column], float(rows.loc[rows["env"] == env_id, "timesteps"].max()))
     shared_legend(figure, (max(map(len, agents)) + 8) / 12)  # at about 12 letters to an inch
     figure.savefig(path, dpi=110)
     plt.close(figure)
