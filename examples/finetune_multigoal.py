@@ -32,8 +32,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_mirl import ContinuousSQL, budget, hyperparameters
 from sb3_mirl.common.files import claimed, write_whole
 from sb3_mirl.envs.multigoal import GOALS, rollouts
-from sb3_mirl.experiments import Run
-from sb3_mirl.experiments.work import ReportCallback, Reporter
+from sb3_mirl.experiments import ReportCallback, Run
+from sb3_mirl.experiments.work import Reporter
 
 AGENTS = ("sql", "scratch", "sac")
 EPISODES = 50

@@ -34,8 +34,8 @@ from sb3_mirl.common.files import claimed, write_whole
 from sb3_mirl.continuous_sql import update
 from sb3_mirl.continuous_sql.policies import SamplerPolicy, q_values
 from sb3_mirl.envs.multigoal import ACTION_COST, BOUND, GOAL_DISTANCE, GOAL_REWARD, GOALS, Rollouts, Solution, rollouts, solve
-from sb3_mirl.experiments import Run
-from sb3_mirl.experiments.work import ReportCallback, Reporter
+from sb3_mirl.experiments import ReportCallback, Run
+from sb3_mirl.experiments.work import Reporter
 
 ENV = "MirlMultiGoal-v0"
 AGENTS = ("sql", "sac", "sac_auto", "ddpg", "exact_q")

@@ -38,10 +38,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_mirl import ResumableCheckpoint, SoftA2C, SoftDQN, SoftPQN, resume
 from sb3_mirl.common.files import claimed
 from sb3_mirl.envs.minatar import GAMES, MinAtarCNN
-from sb3_mirl.experiments import Run, results, statistics
+from sb3_mirl.experiments import ReportCallback, Run, results, statistics
 from sb3_mirl.experiments.games import make_minatar_env
 from sb3_mirl.experiments.results import markdown
-from sb3_mirl.experiments.work import ReportCallback, Reporter
+from sb3_mirl.experiments.work import Reporter
 
 POINTS = 40
 """Of a learning curve."""

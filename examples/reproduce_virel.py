@@ -42,8 +42,8 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_mirl import VIREL, ResumableCheckpoint, resume
 from sb3_mirl.common.files import claimed, write_whole
-from sb3_mirl.experiments import Run
-from sb3_mirl.experiments.work import ReportCallback, Reporter
+from sb3_mirl.experiments import ReportCallback, Run
+from sb3_mirl.experiments.work import Reporter
 
 ENVS = ("Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "Swimmer-v4", "Hopper-v4")
 AGENTS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,9 @@ from sb3_mirl.experiments.agents import AGENTS
 from sb3_mirl.experiments.games import ATARI, MINATAR
 from sb3_mirl.experiments.runner import run_all, run_each
 from sb3_mirl.experiments.settings import Run, Settings, Suite
+from sb3_mirl.experiments.work import ReportCallback
 
-__all__ = ["AGENTS", "ATARI", "MINATAR", "Run", "Settings", "Suite", "run_all", "run_each"]
+__all__ = ["AGENTS", "ATARI", "MINATAR", "ReportCallback", "Run", "Settings", "Suite", "run_all", "run_each"]
 
 
 def __getattr__(name: str) -> Any:

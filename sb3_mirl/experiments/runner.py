@@ -77,7 +77,7 @@ def run_each(
     :param runs: what to run, with its length in environment steps
     :param train: called as ``train(run, report=report)`` in a process of its own, where it claims the folder
         ``out / run.folder`` (:func:`~sb3_mirl.common.files.claimed`). It tells ``report`` of the steps done, best by a
-        :class:`~sb3_mirl.experiments.work.ReportCallback`, and raises KeyboardInterrupt where that asks for an end
+        :class:`~sb3_mirl.experiments.ReportCallback`, and raises KeyboardInterrupt where that asks for an end
     :param is_done: whether a run has come to its end
     :param out: as the others, of :func:`run_all`
     :return: the runs that failed
