@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -96,7 +96,15 @@ def test_steps_after_a_resumption_mean_what_they_mean_in_sb3(tmp_path: Path) -> 
         resume(tmp_path, make_env(), cls=PPO)
 
 
-def test_an_error_leaves_neither_the_folder_nor_ctrl_c_behind(tmp_path: Path) -> None:
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As at a terminal: programs in the background of a shell are begun without SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_leaves_neither_the_folder_nor_ctrl_c_behind(tmp_path: Path, ctrl_c: None) -> None:
     """SB3 does not say when an error has ended ``learn``: whoever comes next notices."""
     make_model, make_env = ALGORITHMS["a2c"]
     checkpoint = ResumableCheckpoint(tmp_path, 100)
