@@ -32,8 +32,8 @@ def experiment_parser(description: str | None, suite: Suite, timesteps: int, sna
     add("--algos", nargs="+", default=list(DEFAULT_AGENTS), choices=list(AGENTS), metavar="ALGO", help=", ".join(AGENTS))
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     add("--first-seed", type=int, default=0, help="(default: 0)")
-    add("--timesteps", type=_steps, default=timesteps, help=f"environment steps of a run (default: {timesteps:g})")
-    add("--snapshot-every", type=_steps, default=snapshot_every, help=f"environment steps (default: {snapshot_every:g})")
+    add("--timesteps", type=steps, default=timesteps, help=f"environment steps of a run (default: {timesteps:g})")
+    add("--snapshot-every", type=steps, default=snapshot_every, help=f"environment steps (default: {snapshot_every:g})")
     add("--eval-episodes", type=int, default=N_EPISODES, help=f"episodes per snapshot (default: {N_EPISODES})")
     add("--eval-exploration", nargs="+", default=["prior"], choices=EXPLORATION_CHOICES, metavar="HOW", help=(
         "how evaluation's random actions are drawn: prior (as in training, the paper's way), uniform, none (epsilon 0); "
@@ -134,7 +134,7 @@ def _override(text: str) -> tuple[str, float]:
     return name, int(value) if value.is_integer() else value
 
 
-def _steps(text: str) -> int:
+def steps(text: str) -> int:
     """Read 1e6 as well as 1000000."""
     number = float(text)
     if number < 1 or number != int(number):

@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium as gym
 import pandas as pd
 import torch as th
-from _command_line import add_machines, execute
+from _command_line import add_machines, execute, steps
 from reproduce_multigoal import ENV, end, is_done, policy_of
 from reproduce_multigoal import train as pretrain
 from scipy.stats import ttest_rel
@@ -149,7 +149,7 @@ def main() -> None:
     add = parser.add_argument
     add("--agents", nargs="+", default=list(AGENTS), choices=AGENTS, metavar="AGENT", help=", ".join(AGENTS))
     add("--seeds", type=int, default=5, help="number of seeds (default: 5)")
-    add("--timesteps", type=lambda text: int(float(text)), default=6000, help="environment steps (default: 6000)")
+    add("--timesteps", type=steps, default=6000, help="environment steps (default: 6000)")
     add_machines(parser)
     add("--pretrained", type=Path, default=Path("results/multigoal"), help="(default: results/multigoal)")
     add("--out", type=Path, default=Path("results/finetune"), help="(default: results/finetune)")

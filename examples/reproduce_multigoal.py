@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch as th
-from _command_line import add_machines, execute
+from _command_line import add_machines, execute, steps
 from stable_baselines3 import DDPG, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -296,7 +296,7 @@ def main() -> None:
     add("--agents", nargs="+", default=list(AGENTS), choices=AGENTS, metavar="AGENT", help=", ".join(AGENTS))
     add("--seeds", type=int, default=10, help="number of seeds (default: 10)")
     add("--first-seed", type=int, default=0, help="the others follow it (default: 0)")
-    add("--timesteps", type=lambda text: int(float(text)), default=default, help=f"environment steps (default: {default:g})")
+    add("--timesteps", type=steps, default=default, help=f"environment steps (default: {default:g})")
     add_machines(parser)
     add("--out", type=Path, default=Path("results/multigoal"), help="(default: results/multigoal)")
     add("--plots-only", action="store_true", help="run nothing, show what there is in --out")

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _command_line import add_machines, execute
+from _command_line import add_machines, execute, steps
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
@@ -206,10 +206,8 @@ def train(run: Run, timesteps: int, out: Path, report: Reporter) -> None:
     with claimed(folder):
         if is_done(run, out):
             return
-        checkpoint, curve = (
-            ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1),
-            Curve(timesteps // POINTS),
-        )
+        checkpoint = ResumableCheckpoint(folder / "checkpoint", max(timesteps // 4, 1), keep=1)
+        curve = Curve(timesteps // POINTS)
         if checkpoint.exists():
             model = resume(folder / "checkpoint", environments(run.game, AGENTS[run.agent][1]["n_envs"], run.seed), "cpu")
         else:
@@ -420,11 +418,6 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def steps(text: str) -> int:
-    """1e6 as well as 1000000."""
-    return int(float(text))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "speed"])
@@ -458,9 +451,8 @@ def main() -> None:
     failed: list[Run] = []
     if not args.plots_only:
         runs = [Run(game, agent, seed) for seed in range(args.seeds) for game in games for agent in agents]
-        for length in sorted(set(lengths.values())):
-            out = args.out / f"{length}_steps"
-            failed += execute([run for run in runs if lengths[run.agent] == length], train, is_done, length, out, args)
+        for folder, length in {folders[agent]: lengths[agent] for agent in agents}.items():
+            failed += execute([run for run in runs if folders[run.agent] == folder], train, is_done, length, folder, args)
     out = args.out / f"{args.part}_{args.timesteps:g}"
     write(read(folders, games), rows, args.part, out)
     priors = read_priors(folders, games)

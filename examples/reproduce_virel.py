@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 import yaml
-from _command_line import add_machines, execute
+from _command_line import add_machines, execute, steps
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
@@ -205,8 +205,8 @@ def main() -> None:
     add("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help=f"{', '.join(AGENTS)}, or virel:ARGUMENT=VALUE,...")
     add("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     add("--first-seed", type=int, default=0, help="the others follow it (default: 0)")
-    add("--timesteps", type=_steps, default=20_000, help="environment steps of a run (default: 2e4)")
-    add("--snapshot-every", type=_steps, default=2_000, help="environment steps (default: 2e3)")
+    add("--timesteps", type=steps, default=20_000, help="environment steps of a run (default: 2e4)")
+    add("--snapshot-every", type=steps, default=2_000, help="environment steps (default: 2e3)")
     add_machines(parser)
     add("--out", type=Path, default=Path("results/virel"), help="(default: results/virel)")
     add("--plots-only", action="store_true", help="run nothing, show what there is in --out")
@@ -229,11 +229,6 @@ def main() -> None:
     print(table(rows))
     draw(rows, args.out / "curves.png")
     sys.exit(bool(failed))
-
-
-def _steps(text: str) -> int:
-    """1e6 as well as 1000000."""
-    return int(float(text))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _progress(runs: Mapping[Run, int], waiting: Sequence[Run], out: Path) -> Ite
     # a log file gets a line now and then, not one for every update
     every = 0.5 if sys.stderr.isatty() else 60.0
     done, looked = len(runs) - len(waiting), 0.0
-    steps = {run: 0 if run in waiting else runs[run] for run in runs}
+    steps = {**runs, **dict.fromkeys(waiting, 0)}
 
     def look() -> None:
         for run in steps:
